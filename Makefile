@@ -1,0 +1,53 @@
+# Two commands matter: `make up` and `make test`. Each sets up all it needs; Python 3.11+ with venv and pip is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: up down test quick lint types imports bench gpu-check schemas clean
+
+$(VENV)/.base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "advisor needs Python 3.11 or newer; set PYTHON=")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up advisor in $(VENV) ..." >&2
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.base
+	@echo "Setting up the development tools ..." >&2
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+up: $(VENV)/.base
+	@$(BIN)/advisor up $(MODEL)
+
+down: $(VENV)/.base
+	@$(BIN)/advisor down --all
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check advisor tests examples benchmarks
+	$(BIN)/ruff format --check advisor tests examples benchmarks
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+quick: lint types imports
+	$(BIN)/pytest -m "not slow"
+
+test: lint types imports
+	$(BIN)/pytest
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py
+
+gpu-check: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu_check.py
+
+schemas: $(VENV)/.dev
+	$(BIN)/python -m advisor.facts.schemas docs/schemas
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build

@@ -1,0 +1,6 @@
+"""``python -m advisor`` is ``advisor``."""
+
+from advisor.cli.main import run
+
+if __name__ == "__main__":
+    run()

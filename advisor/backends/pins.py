@@ -1,0 +1,126 @@
+"""Exact versions of what a managed environment consists of: profiles/backends/*.yaml."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from advisor import datafiles
+from advisor.errors import AdvisorError, did_you_mean
+from advisor.facts.base import Shape, dumps_any, from_json
+
+
+class PackagePin(Shape, frozen=True, kw_only=True):
+    """One package. ``marker`` is a PEP 508 environment marker; ``why`` what it is for; ``source`` who says so."""
+
+    name: str
+    version: str
+    why: str
+    source: str
+    marker: str | None = None
+
+    @property
+    def requirement(self) -> str:
+        """The PEP 508 requirement, ``name==version ; marker``."""
+        return f"{self.name}=={self.version}" + (f" ; {self.marker}" if self.marker else "")
+
+
+class SdistPin(Shape, frozen=True, kw_only=True):
+    """A source distribution of which only some files are unpacked; nothing of it is built or run at set-up.
+
+    ``members`` are path prefixes inside the archive's one top folder; ``strip`` is the prefix taken off them; they go
+    to ``ENV/src/<into>/``. ``file`` is the archive's name, ``sha256`` its hash.
+    """
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    bytes: int
+    members: tuple[str, ...]
+    strip: str
+    into: str
+    why: str
+    source: str
+
+
+class BackendPins(Shape, frozen=True, kw_only=True):
+    """A managed environment. ``python`` is a PEP 440 range; ``health`` a runner that proves the environment works by
+    really using it (request ``{}``); ``capabilities`` names what it is for (``serve``, ``validate``, ``quantize`` ...);
+    ``disk_bytes`` is about what it takes installed.
+    """
+
+    name: str
+    description: str
+    python: str
+    packages: tuple[PackagePin, ...]
+    health: str
+    capabilities: tuple[str, ...]
+    disk_bytes: int
+    source: str
+    sdists: tuple[SdistPin, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """PEP 508 requirements, for an installer."""
+        return tuple(p.requirement for p in self.packages)
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that decides what is installed; part of the environment's name and of step keys."""
+        import hashlib
+
+        body = {
+            "name": self.name,
+            "python": self.python,
+            "packages": sorted(self.requirements),
+            "sdists": sorted((s.name, s.version, s.sha256, s.members) for s in self.sdists),
+        }
+        return hashlib.sha256(dumps_any(body)).hexdigest()
+
+    def version_of(self, package: str) -> str:
+        """All pinned versions of ``package`` (or source distribution), joined by ``/``."""
+        found = [p.version for p in self.packages if p.name == package]
+        found += [s.version for s in self.sdists if s.name == package]
+        return "/".join(found)
+
+
+def _read(path: Path) -> BackendPins:
+    import yaml
+
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return from_json(BackendPins, data)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as e:
+        raise AdvisorError("bad-profile", f"{path} does not load: {e}") from e
+
+
+@cache
+def _all() -> dict[str, BackendPins]:
+    found = [_read(p) for p in datafiles.data_files(datafiles.profiles_dir("backends"))]
+    return {p.name: p for p in found}
+
+
+def names() -> tuple[str, ...]:
+    """The managed environments that this version knows, sorted."""
+    return tuple(sorted(_all()))
+
+
+def pins(name: str) -> BackendPins:
+    """What the managed environment ``name`` consists of.
+
+    Raises:
+        AdvisorError: ``backend-not-found`` or ``bad-profile``.
+    """
+    try:
+        return _all()[name]
+    except KeyError:
+        raise AdvisorError(
+            "backend-not-found",
+            f"There is no managed environment {name!r}.{did_you_mean(name, list(names()))}",
+            hint="advisor env list",
+        ) from None

@@ -1,0 +1,126 @@
+"""``advisor hardware``, ``models`` and ``goals``: what is known without asking anybody."""
+
+from __future__ import annotations
+
+import click
+
+from advisor.errors import AdvisorError, did_you_mean
+
+from ..command import LazyGroup, command
+from ..run import Run
+
+
+@command("list")
+def hardware_list(run: Run) -> None:
+    """List the hardware profiles."""
+    from advisor import api
+    from advisor.facts.schemas import HardwareListData
+
+    from ..views import catalogues as view
+
+    found = api.hardware(settings=run.settings)
+    run.sink.result(
+        run.command,
+        HardwareListData(hardware=found),
+        human=lambda page: view.hardware(page, found),
+        quiet=tuple(profile.id for profile in found),
+    )
+
+
+@command("show")
+@click.argument("name")
+def hardware_show(run: Run, name: str) -> None:
+    """Show one hardware profile, by id, alias or the vendor's name."""
+    from advisor import api
+    from advisor.facts.schemas import HardwareData
+
+    from ..views import catalogues as view
+
+    known = {word.lower(): p for p in api.hardware(settings=run.settings) for word in (*p.aliases, p.name, p.id)}
+    found = known.get(name.lower())
+    if found is None:
+        near = did_you_mean(name, list(known))
+        raise AdvisorError(
+            "hardware-not-found", f"There is no hardware profile {name!r}.{near}", hint="advisor hardware list"
+        )
+    run.sink.result(
+        run.command,
+        HardwareData(hardware=found),
+        human=lambda page: view.profile(page, found),
+        quiet=(found.id,),
+    )
+
+
+@command("list")
+def models_list(run: Run) -> None:
+    """List the models that are known without a network."""
+    from advisor import api
+    from advisor.facts.schemas import ModelsData
+
+    from ..views import catalogues as view
+
+    found = api.models(settings=run.settings)
+    run.sink.result(
+        run.command,
+        ModelsData(models=found),
+        human=lambda page: view.models(page, found),
+        quiet=tuple(model.ref for model in found),
+    )
+
+
+@command("show")
+@click.argument("model")
+def models_show(run: Run, model: str) -> None:
+    """Show what is known of MODEL; nothing is fetched."""
+    from advisor import api
+    from advisor.facts.schemas import ModelData
+
+    from ..views import catalogues as view
+
+    found = api.describe(model, settings=run.settings)
+    run.sink.result(
+        run.command,
+        ModelData(model=found),
+        human=lambda page: view.model(page, found),
+        quiet=(found.name,),
+    )
+
+
+@command("list")
+def goals_list(run: Run) -> None:
+    """List the goals."""
+    from advisor import api
+    from advisor.facts.schemas import GoalsData
+
+    from ..views import catalogues as view
+
+    found = api.goals(settings=run.settings)
+    run.sink.result(
+        run.command,
+        GoalsData(goals=found),
+        human=lambda page: view.goals(page, found),
+        quiet=tuple(goal.id for goal in found),
+    )
+
+
+hardware = LazyGroup(
+    "hardware",
+    {
+        "list": (__name__, "hardware_list", "List the hardware profiles."),
+        "show": (__name__, "hardware_show", "Show one hardware profile."),
+    },
+    "The hardware profiles.",
+)
+models = LazyGroup(
+    "models",
+    {
+        "list": (__name__, "models_list", "List the models that are known without a network."),
+        "show": (__name__, "models_show", "Show what is known of a model."),
+    },
+    "The models that are known without a network.",
+)
+goals = LazyGroup(
+    "goals",
+    {"list": (__name__, "goals_list", "List the goals.")},
+    "The goals that plans are ranked by.",
+)

@@ -1,0 +1,83 @@
+"""``advisor env``: the managed environments."""
+
+from __future__ import annotations
+
+import click
+
+from ..command import LazyGroup, command
+from ..run import Run
+
+
+@command("list")
+def list_(run: Run) -> None:
+    """List the environments."""
+    from advisor import api
+    from advisor.facts.schemas import EnvsData
+
+    from ..views import environments as view
+
+    found = api.env_list(settings=run.settings)
+    run.sink.result(
+        run.command,
+        EnvsData(environments=found),
+        human=lambda page: view.environments(page, found, verbose=run.verbose),
+        quiet=tuple(env.name for env in found),
+    )
+
+
+@command("build")
+@click.argument("name")
+def build(run: Run, name: str) -> None:
+    """Build the environment of the backend NAME."""
+    from advisor import api
+    from advisor.facts.schemas import EnvData
+
+    from ..views import environments as view
+
+    with run.working() as work:
+        made = api.env_build(name, settings=run.settings, reporter=work.reporter, cancel=work.cancel)
+    run.sink.result(
+        run.command,
+        EnvData(environment=made),
+        human=lambda page: view.environments(page, (made,), verbose=run.verbose),
+        quiet=(made.path,),
+    )
+
+
+@command("remove")
+@click.argument("name")
+def remove(run: Run, name: str) -> None:
+    """Delete the environment NAME; it can be built again."""
+    from advisor import api
+    from advisor.facts.schemas import EnvData
+
+    from ..views import environments as view
+
+    run.confirm(f"Delete the environment {name}?")
+    gone = api.env_remove(name, settings=run.settings)
+    run.sink.result(
+        run.command, EnvData(environment=gone), human=lambda page: view.removed(page, gone), quiet=(gone.path,)
+    )
+
+
+@command("doctor")
+@click.argument("name", required=False)
+def doctor(run: Run, name: str | None) -> int:
+    """Check the environments, or the one called NAME. Exit code 5: one does not work."""
+    from advisor import api
+
+    from ..views import checks as view
+
+    return view.report(run, api.env_doctor(name, settings=run.settings))
+
+
+env = LazyGroup(
+    "env",
+    {
+        "list": (__name__, "list_", "List the environments."),
+        "build": (__name__, "build", "Build an environment."),
+        "remove": (__name__, "remove", "Delete an environment."),
+        "doctor": (__name__, "doctor", "Check the environments."),
+    },
+    "The managed environments of the backends.",
+)

@@ -1,0 +1,37 @@
+"""``advisor recommend``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from advisor.facts.words import EXIT_NO, EXIT_OK
+
+from ..command import command
+from ..options import planning_options
+from ..run import Run
+
+
+@command("recommend")
+@click.argument("model", required=False)
+@planning_options
+def recommend(run: Run, model: str | None, **options: Any) -> int:
+    """Rank the ways to run MODEL on a machine, with reasons.
+
+    MODEL is a hub id, a folder, a .gguf file, pypi:PACKAGE or a bare size such as 8B or 30.5B:3.3B. Exit code 3: nothing
+    fits; the answer then says what would have to give.
+    """
+    from advisor import api
+
+    from ..views import plans as view
+
+    report = api.recommend(model, settings=run.settings, **options)
+    run.sink.result(
+        run.command,
+        view.data(report),
+        human=lambda page: view.recommendation(page, report, verbose=run.verbose),
+        quiet=tuple(plan.id for plan in report.plans),
+        warnings=report.warnings,
+    )
+    return EXIT_OK if report.plans else EXIT_NO

@@ -1,0 +1,37 @@
+"""``advisor verify``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..command import command
+from ..params import COUNT, EXISTING
+from ..run import Run
+
+
+@command("verify")
+@click.argument("artifact")
+@click.option("--against", metavar="MODEL", help="Compare with this model; the one it was made of by default.")
+@click.option("--text", type=EXISTING, help="Measure on this text.")
+@click.option("--chunks", type=COUNT, help="Measure on so many pieces of the text.")
+def verify(run: Run, artifact: str, **options: Any) -> int:
+    """Measure how far ARTIFACT is from its original.
+
+    Perplexity, KL divergence, agreement on the likeliest token and fixed prompts. Exit code 3: the quality gate failed.
+    """
+    from advisor import api
+    from advisor.facts.schemas import VerifyData
+
+    from ..views import verification as view
+
+    with run.working() as work:
+        found = api.verify(artifact, settings=run.settings, reporter=work.reporter, cancel=work.cancel, **options)
+    run.sink.result(
+        run.command,
+        VerifyData(verification=found),
+        human=lambda page: view.verification(page, found, verbose=run.verbose),
+        quiet=(found.gate.verdict,),
+    )
+    return view.exit_code(found)

@@ -1,0 +1,1 @@
+"""What a person sees of each answer, one file a subject."""

@@ -1,0 +1,52 @@
+"""Finds rules/ and profiles/: inside the wheel, or beside the package in a checkout; and the user's overlays."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+
+@cache
+def root() -> Path:
+    """The folder that holds ``rules`` and ``profiles``.
+
+    Raises:
+        FileNotFoundError: neither a wheel's nor a checkout's data is there.
+    """
+    for candidate in (_HERE / "_data", _HERE.parent):
+        if (candidate / "rules").is_dir() and (candidate / "profiles").is_dir():
+            return candidate
+    raise FileNotFoundError(f"rules/ and profiles/ are neither in {_HERE / '_data'} nor in {_HERE.parent}")
+
+
+def rules_dir() -> Path:
+    """The bundled selection guide."""
+    return root() / "rules"
+
+
+def profiles_dir(kind: str) -> Path:
+    """The bundled profiles of one kind: ``hardware``, ``models``, ``goals``, ``backends``, ``quality`` ..."""
+    return root() / "profiles" / kind
+
+
+def overlay_dir(config: str | Path, kind: str) -> Path | None:
+    """The user's own ``rules`` or ``profiles/KIND`` folder under the configuration folder, where it exists."""
+    path = Path(config) / kind
+    return path if path.is_dir() else None
+
+
+def data_files(*dirs: Path) -> list[Path]:
+    """All ``.yaml`` files of the folders, in one stable order (by folder, then by name)."""
+    return [p for d in dirs if d.is_dir() for p in sorted(d.rglob("*.yaml"))]
+
+
+def content_hash(files: list[Path]) -> str:
+    """SHA-256 over the names and contents of ``files``, independent of where they lie."""
+    h = hashlib.sha256()
+    for name, raw in sorted((p.name, p.read_bytes()) for p in files):
+        h.update(f"{name}\0{len(raw)}\0".encode())
+        h.update(raw)
+    return h.hexdigest()

@@ -1,0 +1,1 @@
+"""Supervised model servers: launching, observing, stopping, measuring. Nothing here decides what to run."""

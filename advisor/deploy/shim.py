@@ -1,0 +1,380 @@
+"""The supervisor of one deployment, run as ``python -I shim.py STATE_FOLDER``: standard library only.
+
+It leaves the terminal and its caller (own session, no standard input, hang-ups ignored), starts the server in a
+process group of its own, keeps its output in log files of bounded size, starts it again when it ends, and writes
+``status.json``. SIGTERM stops the server and the supervisor. The folder's files are described in ``spec.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING or __package__:
+    from advisor.deploy.process_table import LINUX, SERVER_MARK, Proc, boot_id, marked, process, processes
+else:  # run as a script: the two files it needs lie beside it, and the package is not touched
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from process_table import LINUX, SERVER_MARK, Proc, boot_id, marked, process, processes
+
+    del sys.path[0]
+
+STATUS_VERSION: Final = 1
+_CHUNK: Final = 65536
+_TICK_S: Final = 0.5
+_LEFTOVER_GRACE_S: Final = 2.0
+
+
+def now() -> str:
+    """The time of day for ``*_at`` fields, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def describe_exit(code: int | None, number: int | None) -> str:
+    """Say in words how a process ended. 137 is what a shell makes of SIGKILL."""
+    if number is not None:
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        text = f"the server was killed by {name}"
+        return text + ", most likely because memory ran out" if number == signal.SIGKILL else text
+    text = f"the server ended with exit code {code}"
+    return text + " (killed, most likely because memory ran out)" if code == 137 else text
+
+
+class RotatingLog:
+    """A log of bounded size. What cannot be written (disk full) is counted and dropped, so that the pipe drains."""
+
+    def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
+        self.path, self.max_bytes, self.keep = path, max_bytes, keep
+        self.dropped = 0
+        self._fd: int | None = None
+        self._size = 0
+        with contextlib.suppress(OSError):
+            if path.stat().st_size:
+                self._shift()
+
+    def _shift(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        if self.keep == 0:
+            self.path.unlink(missing_ok=True)
+            return
+        for i in range(self.keep - 1, 0, -1):
+            older = self.path.with_name(f"{self.path.name}.{i}")
+            if older.exists():
+                older.replace(self.path.with_name(f"{self.path.name}.{i + 1}"))
+        self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+
+    def write(self, data: bytes) -> None:
+        """Append; turn the files over where the limit is reached."""
+        while data:
+            try:
+                if self._fd is not None and self._size >= self.max_bytes:
+                    self._shift()
+                if self._fd is None:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+                    self._fd = os.open(self.path, flags, 0o600)
+                    self._size = os.fstat(self._fd).st_size
+                    continue
+                written = os.write(self._fd, data[: self.max_bytes - self._size])
+            except OSError:
+                self.dropped += len(data)
+                return
+            self._size += written
+            data = data[written:]
+
+    def note(self, text: str) -> None:
+        """Append a line of the supervisor's own."""
+        self.write(f"[advisor {now()}] {text}\n".encode(errors="replace"))
+
+
+class Supervisor:
+    """Runs one server until it is told to stop or the server cannot be kept up."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spec: dict[str, Any] = json.loads((folder / "spec.json").read_bytes())
+        self.uuid: str = json.loads((folder / "run.json").read_bytes())["uuid"]
+        me = process(os.getpid())
+        self.status: dict[str, Any] = {
+            "version": STATUS_VERSION,
+            "state": "starting",
+            "uuid": self.uuid,
+            "boot_id": boot_id(),
+            "shim_pid": os.getpid(),
+            "shim_start": me.start if me else "",
+            "pid": None,
+            "pid_start": None,
+            "restarts": 0,
+            "reason": None,
+            "exit_code": None,
+            "exit_signal": None,
+            "likely_oom": False,
+            "log_dropped_bytes": 0,
+            "launched_at": now(),
+            "started_at": None,
+            "stopped_at": None,
+            "updated_at": now(),
+        }
+        self.unwritten = False
+        self._asked = False
+        self.log = RotatingLog(folder / "server.log", int(self.spec["log_max_bytes"]), int(self.spec["log_keep"]))
+        self.selector = selectors.DefaultSelector()
+        self.child: subprocess.Popen[bytes] | None = None
+        self.pipe: int | None = None
+
+    def stopping(self) -> bool:
+        """Whether SIGTERM came; it may come at any line."""
+        return self._asked
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def write(self, **changes: Any) -> None:
+        """Put changes into the status file: all of them or none, even when the machine stops in between."""
+        self.status.update(changes, log_dropped_bytes=self.log.dropped, updated_at=now())
+        temporary = self.folder / "status.json.tmp"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            fd = os.open(temporary, flags, 0o600)
+            with os.fdopen(fd, "wb") as f:
+                f.write(json.dumps(self.status).encode())
+                f.flush()
+                os.fsync(f.fileno())
+            temporary.replace(self.folder / "status.json")
+            self.unwritten = False
+        except OSError:
+            self.unwritten = True  # tried again at the next tick
+
+    # -- signals and the pipe --------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Turn signals into wake-ups. Handlers, not SIG_IGN: the server would inherit ignored signals."""
+        reader, writer = os.pipe()
+        for fd in (reader, writer):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self.selector.register(reader, selectors.EVENT_READ, "wake")
+
+        def stop(number: int, frame: object) -> None:
+            self._asked = True
+
+        def nothing(number: int, frame: object) -> None:
+            return
+
+        signal.signal(signal.SIGTERM, stop)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, nothing)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def turn(self, seconds: float) -> None:
+        """Wait for output or a signal for at most ``seconds`` and keep what came."""
+        for key, _ in self.selector.select(max(0.0, seconds)):
+            if key.data == "wake":
+                with contextlib.suppress(BlockingIOError):
+                    os.read(key.fd, 4096)
+            else:
+                self.drain_once()
+
+    def drain_once(self) -> bool:
+        """Move one piece of output into the log; false where there is none now."""
+        if self.pipe is None:
+            return False
+        try:
+            data = os.read(self.pipe, _CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.close_pipe()
+            return False
+        self.log.write(data)
+        return True
+
+    def close_pipe(self) -> None:
+        """Forget the pipe: the server closed its output, which does not mean that it ended."""
+        if self.pipe is not None:
+            self.selector.unregister(self.pipe)
+            os.close(self.pipe)
+            self.pipe = None
+
+    # -- the server --------------------------------------------------------------------------------------------------
+
+    def start(self) -> str | None:
+        """Start the server; return why it could not be."""
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        # Some runtimes rename their processes over the memory that holds the environment; SPT_NOENV forbids that.
+        env = {**self.spec["env"], SERVER_MARK: self.uuid, "SPT_NOENV": "1"}
+        try:
+            self.child = subprocess.Popen(
+                self.spec["argv"],
+                env=env,
+                cwd=self.spec["cwd"],
+                stdin=subprocess.DEVNULL,
+                stdout=writer,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        except (OSError, ValueError) as e:
+            os.close(reader)
+            return f"the server cannot be started: {e}"
+        finally:
+            os.close(writer)
+        self.pipe = reader
+        self.selector.register(reader, selectors.EVENT_READ, "output")
+        seen = process(self.child.pid)
+        self.log.note(f"server started, pid {self.child.pid}")
+        self.write(state="running", pid=self.child.pid, pid_start=seen.start if seen else None, started_at=now())
+        return None
+
+    def ended(self) -> bool:
+        """Whether the server has ended. It is not reaped yet where that can be had, so that its pid stays taken."""
+        assert self.child is not None
+        if LINUX:
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.child.pid, options) is not None
+        return self.child.poll() is not None
+
+    def signal_group(self, number: int) -> None:
+        """Signal all of the server's group."""
+        assert self.child is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.child.pid, number)
+
+    def leftovers(self) -> list[Proc]:
+        """What still lives of the server besides its first process."""
+        assert self.child is not None
+        group = [p for p in processes() if p.pgrp == self.child.pid and p.alive and p.pid != self.child.pid]
+        known = {p.pid for p in group}
+        return group + [p for p in marked(SERVER_MARK, self.uuid) if p.pid not in known and p.pid != self.child.pid]
+
+    def sweep(self) -> None:
+        """End what the server left behind, in its group or escaped from it: ask first, then kill."""
+        asked = False
+        deadline = time.monotonic() + min(float(self.spec["stop_grace_s"]), _LEFTOVER_GRACE_S)
+        give_up = deadline + 5.0
+        while (left := self.leftovers()) and time.monotonic() < give_up:
+            number = signal.SIGKILL if time.monotonic() >= deadline else signal.SIGTERM
+            if not asked or number == signal.SIGKILL:
+                for p in left:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(p.pid, number)
+                asked = True
+            self.turn(0.05)
+        if left:
+            self.log.note("these processes of the server do not die: " + ", ".join(str(p.pid) for p in left))
+
+    def watch(self) -> tuple[int | None, int | None]:
+        """Keep the server's output until it ends, stopping it when asked; return exit code and signal."""
+        assert self.child is not None
+        kill_at: float | None = None
+        while not self.ended():
+            if self.stopping() and kill_at is None:
+                self.write(state="stopping")
+                self.log.note("asked to stop")
+                self.signal_group(signal.SIGTERM)
+                kill_at = time.monotonic() + float(self.spec["stop_grace_s"])
+            if kill_at is not None and time.monotonic() >= kill_at:
+                self.log.note("the server did not stop in time and is killed")
+                self.signal_group(signal.SIGKILL)
+                kill_at = time.monotonic() + 1.0
+            wait = _TICK_S if kill_at is None else min(_TICK_S, kill_at - time.monotonic())
+            self.turn(wait)
+            if self.unwritten:
+                self.write()
+        self.sweep()
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until and self.drain_once():
+            pass
+        self.close_pipe()
+        code = self.child.wait()
+        return (None, -code) if code < 0 else (code, None)
+
+    def pause(self, seconds: float) -> None:
+        """Wait before a restart, unless asked to stop."""
+        until = time.monotonic() + seconds
+        while not self.stopping() and (left := until - time.monotonic()) > 0:
+            self.turn(min(left, _TICK_S))
+
+    def finish(self, state: str, reason: str | None) -> None:
+        """Write the last status; where the disk is full, try for a while."""
+        self.log.note(f"{state}: {reason}" if reason else state)
+        self.write(state=state, reason=reason, stopped_at=now())
+        until = time.monotonic() + 10.0
+        while self.unwritten and time.monotonic() < until:
+            self.turn(_TICK_S)
+            self.write()
+
+    def run(self) -> None:
+        """Start, watch, start again; return when there is nothing more to do."""
+        self.listen()
+        self.write()
+        crashes: list[float] = []
+        limit, window = int(self.spec["max_restarts"]), float(self.spec["restart_window_s"])
+        while not self.stopping():
+            problem = self.start()
+            if problem is not None:
+                return self.finish("failed", problem)
+            code, number = self.watch()
+            self.write(
+                exit_code=code, exit_signal=number, likely_oom=not self.stopping() and (number == 9 or code == 137)
+            )
+            if self.stopping():
+                break
+            reason = describe_exit(code, number)
+            if not (self.folder / "ready.json").exists():
+                return self.finish("failed", f"{reason} before it was ready")
+            moment = time.monotonic()
+            crashes = [t for t in crashes if moment - t < window]
+            if len(crashes) >= limit:
+                return self.finish("failed", f"{reason}; it was restarted {len(crashes)} times within {window:g} s")
+            crashes.append(moment)
+            delay = min(float(self.spec["backoff_s"]) * 2 ** (len(crashes) - 1), float(self.spec["backoff_max_s"]))
+            self.log.note(f"{reason}; restart in {delay:g} s")
+            self.write(state="backoff", reason=reason, restarts=self.status["restarts"] + 1, pid=None, pid_start=None)
+            self.pause(delay)
+        return self.finish("stopped", "stopped as asked")
+
+
+def detach(folder: Path) -> None:
+    """Leave caller and terminal: a session of its own without a leader's rights, no input, errors into a file."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.umask(0o077)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    errors = os.open(folder / "shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(errors, 2)
+    # A model server's core dump is as large as the model and holds the key.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main(argv: list[str]) -> int:
+    """``argv[1]`` is the state folder. Returns at once in the caller; the supervisor goes on in the background."""
+    if len(argv) != 2:
+        sys.stderr.write("usage: python -I shim.py STATE_FOLDER\n")
+        return 2
+    folder = Path(argv[1]).absolute()
+    detach(folder)
+    Supervisor(folder).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,129 @@
+"""HTTP to a server of our own on this machine: no proxy, no redirects, bounded in size and in total time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+    from urllib.request import OpenerDirector
+
+MAX_REPLY: Final = 16 * 1024 * 1024
+_MAX_LINE: Final = 1024 * 1024
+
+
+class Unreachable(Exception):  # noqa: N818 - a state of the server, named as such
+    """No whole reply came; ``timed_out`` tells a slow server from one that is not there."""
+
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
+
+
+class Reply(NamedTuple):
+    """Status and body, the body cut at the limit."""
+
+    status: int
+    body: bytes
+
+
+def _opener() -> OpenerDirector:
+    import urllib.request
+
+    class NoRedirect(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_: Any, **__: Any) -> None:
+            return None
+
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect())
+
+
+def _open(address: str, body: bytes | None, api_key: str | None, timeout_s: float) -> HTTPResponse:
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    headers = {"Accept": "application/json"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    request = urllib.request.Request(address, data=body, headers=headers)  # noqa: S310 - always http, built by us
+    try:
+        reply: HTTPResponse = _opener().open(request, timeout=timeout_s)
+    except urllib.error.HTTPError as e:
+        return e  # type: ignore[return-value]  # an HTTPError is a response, too
+    except TimeoutError as e:
+        raise Unreachable(f"no answer within {timeout_s:g} s", timed_out=True) from e
+    except urllib.error.URLError as e:
+        late = isinstance(e.reason, TimeoutError)
+        raise Unreachable(f"no answer within {timeout_s:g} s" if late else str(e.reason), timed_out=late) from e
+    except (OSError, http.client.HTTPException, ValueError) as e:
+        raise Unreachable(f"{type(e).__name__}: {e}") from e
+    return reply
+
+
+def fetch(
+    address: str,
+    *,
+    body: bytes | None = None,
+    api_key: str | None = None,
+    timeout_s: float,
+    limit: int = MAX_REPLY,
+) -> Reply:
+    """GET, or POST where there is a ``body``. A server that sends byte by byte cannot stretch ``timeout_s``.
+
+    Raises:
+        Unreachable: no connection, no HTTP, or not finished in time.
+    """
+    import http.client
+
+    until = time.monotonic() + timeout_s
+    reply = _open(address, body, api_key, timeout_s)
+    parts: list[bytes] = []
+    size = 0
+    with reply:
+        try:
+            while size < limit and (part := reply.read1(min(65536, limit - size))):
+                parts.append(part)
+                size += len(part)
+                if time.monotonic() >= until:
+                    raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True)
+        except TimeoutError as e:
+            raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True) from e
+        except (OSError, http.client.HTTPException, ValueError) as e:
+            raise Unreachable(f"the reply broke off: {type(e).__name__}: {e}") from e
+        return Reply(reply.status, b"".join(parts))
+
+
+def stream(address: str, *, body: bytes, api_key: str | None = None, timeout_s: float) -> Iterator[tuple[float, bytes]]:
+    """POST and yield the payload of each server-sent event with the monotonic time of its arrival.
+
+    A reply that is no event stream yields its whole body once. ``timeout_s`` is for all of it.
+
+    Raises:
+        Unreachable: as ``fetch``; the status is in the message where it is not 200.
+    """
+    import http.client
+
+    until = time.monotonic() + timeout_s
+    reply = _open(address, body, api_key, timeout_s)
+    with reply:
+        try:
+            if reply.status != 200:
+                text = reply.read1(4096).decode(errors="replace")
+                raise Unreachable(f"HTTP {reply.status}: {text}")
+            if "event-stream" not in (reply.headers.get("Content-Type") or ""):
+                yield time.monotonic(), reply.read(MAX_REPLY)
+                return
+            while line := reply.readline(_MAX_LINE):
+                moment = time.monotonic()
+                if moment >= until:
+                    raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True)
+                if line.startswith(b"data:"):
+                    yield moment, line[5:].strip()
+        except TimeoutError as e:
+            raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True) from e
+        except (OSError, http.client.HTTPException, ValueError) as e:
+            raise Unreachable(f"the reply broke off: {type(e).__name__}: {e}") from e

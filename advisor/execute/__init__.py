@@ -1,0 +1,1 @@
+"""Carries plans out: steps, the artifact store, managed environments, fetching, quantizing, proving the result."""

@@ -1,0 +1,300 @@
+"""Builds a managed environment: a virtual environment, its pinned packages, parts of source archives, a health check.
+
+Packages come through pip and therefore through the user's own pip configuration; nothing of it is overridden.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from advisor.errors import AdvisorError
+from advisor.events import Cancel, Event, Reporter
+from advisor.execute import unpack
+from advisor.execute.disk import disk_errors, free_bytes, write_atomic
+from advisor.execute.proc import Completed, run, run_runner
+from advisor.facts.text import clean
+
+if TYPE_CHECKING:
+    from advisor.backends.pins import BackendPins, SdistPin
+    from advisor.execute.envs import Env
+    from advisor.execute.pythons import Python
+    from advisor.settings import Settings
+
+STEP: Final = "environment"
+# pip obeys these over its configuration files; the rest of the user's configuration stands.
+PIP_VARIABLES: Final = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+_NETWORK: Final = re.compile(
+    r"connection (?:error|broken|refused|reset|aborted)|failed to establish a new connection|name resolution|"
+    r"name or service not known|timed out|max retries exceeded|proxyerror|sslerror|certificate verify failed|"
+    r"network is unreachable|no route to host|newconnectionerror|temporary failure",
+    re.IGNORECASE,
+)
+_PIP_DOWNLOAD: Final = re.compile(
+    r"^\s*(Collecting|Processing|Downloading|Using cached|Installing collected)\b\s*(.*)$"
+)
+
+
+def build(
+    pins: BackendPins,
+    folder: Path,
+    python: Python,
+    *,
+    log: Path,
+    settings: Settings,
+    reporter: Reporter,
+    cancel: Cancel,
+) -> dict[str, Any]:
+    """Fill the empty ``folder`` with the environment and return what its health check reported.
+
+    Raises:
+        AdvisorError: as ``envs.ensure``.
+    """
+    from advisor.execute.envs import Env
+
+    free = free_bytes(folder)
+    if free is not None and free < pins.disk_bytes:
+        raise AdvisorError(
+            "disk-full",
+            f"The environment {pins.name} takes about {pins.disk_bytes:,} bytes; {folder} has {free:,} left.",
+            hint="advisor cache gc",
+            data={"path": str(folder), "needed_bytes": pins.disk_bytes, "free_bytes": free},
+        )
+    with disk_errors(log):
+        log.unlink(missing_ok=True)
+    reporter(Event(kind="progress", step=STEP, message=f"making {pins.name} with Python {python.version}"))
+    make_venv(python.program, folder, log=log, cancel=cancel)
+    env = Env(name=pins.name, path=str(folder), python=str(folder / "bin" / "python"), digest=pins.digest)
+    _both(
+        [
+            lambda stop: install(env, pins.requirements, log=log, reporter=reporter, cancel=stop),
+            *(_part(env, s, folder, log=log, reporter=reporter) for s in pins.sdists),
+        ],
+        cancel,
+    )
+    return check_health(pins, env, log=log, reporter=reporter, cancel=cancel)
+
+
+def make_venv(program: str, folder: Path, *, log: Path, cancel: Cancel) -> None:
+    """Make an empty virtual environment with pip in it.
+
+    Raises:
+        AdvisorError: ``env-failed`` (a Python without ``venv`` or ``ensurepip`` among others), ``disk-full``.
+    """
+    done = run([program, "-I", "-m", "venv", folder], log=log, step=STEP, cancel=cancel, check=False)
+    if done.returncode != 0:
+        raise _pip_failed(done, f"{program} cannot make a virtual environment")
+
+
+def install(env: Env, requirements: tuple[str, ...], *, log: Path, reporter: Reporter, cancel: Cancel) -> None:
+    """Install pinned requirements with the environment's own pip.
+
+    Raises:
+        AdvisorError: ``network``, ``env-failed``, ``integrity``, ``disk-full``, ``interrupted``.
+    """
+    if not requirements:
+        return
+    listed = Path(env.path) / "requirements.txt"
+    write_atomic(listed, "".join(f"{r}\n" for r in requirements).encode())
+    seen = 0
+
+    def on_line(line: str) -> None:
+        nonlocal seen
+        m = _PIP_DOWNLOAD.match(line)
+        if m is None:
+            return
+        if m[1] == "Installing collected":
+            reporter(
+                Event(kind="progress", step=STEP, message=f"installing {seen} packages", done=seen, unit="packages")
+            )
+            return
+        if m[1] in ("Collecting", "Processing"):
+            seen += 1
+        reporter(
+            Event(
+                kind="progress",
+                step=STEP,
+                message=f"{m[1].lower()} {_short(m[2])}",
+                done=seen,
+                total=max(seen, len(requirements)),
+                unit="packages",
+            )
+        )
+
+    done = run(
+        [
+            env.python,
+            "-I",
+            "-X",
+            "utf8",
+            "-m",
+            "pip",
+            "install",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--no-warn-script-location",
+            "--no-compile",
+            "--progress-bar",
+            "off",
+            "-r",
+            listed,
+        ],
+        log=log,
+        step=STEP,
+        cancel=cancel,
+        env=PIP_VARIABLES,
+        on_line=on_line,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise _pip_failed(done, f"pip could not install the packages of {env.name}")
+
+
+def check_health(
+    pins: BackendPins, env: Env, *, log: Path, reporter: Reporter, cancel: Cancel | None
+) -> dict[str, Any]:
+    """Run the environment's health check, a runner that really uses it, and return what it reports.
+
+    Raises:
+        AdvisorError: ``env-failed``, ``interrupted``.
+    """
+    reporter(Event(kind="progress", step=STEP, message=f"checking that {pins.name} works"))
+    try:
+        return run_runner(
+            env, pins.health, {}, step=STEP, reporter=reporter, cancel=cancel, log=log, timeout_s=600, code="env-failed"
+        )
+    except AdvisorError as e:
+        if e.code in ("interrupted", "disk-full", "env-failed"):
+            raise
+        raise AdvisorError(
+            "env-failed", f"The environment {pins.name} does not work: {e.message}", context=e.context, data=e.data
+        ) from e
+
+
+def download(
+    python: Env,
+    requirement: str,
+    kind: str,
+    dest: Path,
+    *,
+    step: str,
+    log: Path,
+    reporter: Reporter,
+    cancel: Cancel | None,
+    max_bytes: int,
+) -> dict[str, Any]:
+    """Fetch one distribution file, unbuilt, the way pip would find it.
+
+    Args:
+        python: what to run pip with.
+        requirement: ``name`` or ``name==version``.
+        kind: ``sdist`` or ``wheel``.
+
+    Returns: ``path``, ``bytes``, ``sha256``, ``version``, ``file``.
+
+    Raises:
+        AdvisorError: ``network``, ``file-not-found`` (no such distribution), ``integrity``, ``disk-full``.
+    """
+    request = {"requirement": requirement, "kind": kind, "dest": str(dest), "max_bytes": max_bytes}
+    return run_runner(
+        python,
+        "pip_fetch.py",
+        request,
+        step=step,
+        reporter=reporter,
+        cancel=cancel,
+        log=log,
+        variables=PIP_VARIABLES,
+        code="network",
+    )
+
+
+def _part(env: Env, pin: SdistPin, folder: Path, *, log: Path, reporter: Reporter) -> Callable[[Cancel], None]:
+    def fetch(stop: Cancel) -> None:
+        dest = folder / "download" / pin.name
+        with disk_errors(dest):
+            dest.mkdir(parents=True)
+        try:
+            got = download(
+                env,
+                f"{pin.name}=={pin.version}",
+                "sdist",
+                dest,
+                step=STEP,
+                log=log.with_name(f"{log.stem}-{pin.name}{log.suffix}"),
+                reporter=reporter,
+                cancel=stop,
+                max_bytes=2 * pin.bytes + (1 << 20),
+            )
+            if got["sha256"] != pin.sha256:
+                raise AdvisorError(
+                    "integrity",
+                    f"{pin.file} has the SHA-256 {got['sha256']}, not the pinned {pin.sha256}: it was not unpacked.",
+                )
+            unpack.tar_members(
+                Path(got["path"]), folder / "src" / pin.into, members=pin.members, strip=pin.strip, cancel=stop
+            )
+        finally:
+            shutil.rmtree(folder / "download" / pin.name, ignore_errors=True)
+
+    return fetch
+
+
+class _Linked(Cancel):
+    """Set as soon as it or the caller's flag is set."""
+
+    def __init__(self, outer: Cancel) -> None:
+        super().__init__()
+        self._outer = outer
+
+    @property
+    def is_set(self) -> bool:
+        return self._outer.is_set or super().is_set
+
+
+def _both(jobs: list[Callable[[Cancel], None]], cancel: Cancel) -> None:
+    """Do the jobs at the same time; the first that fails stops the others and its error is raised."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    stop = _Linked(cancel)
+    errors: list[BaseException] = []
+
+    def guarded(job: Callable[[Cancel], None]) -> None:
+        try:
+            job(stop)
+        except BaseException as e:  # noqa: BLE001 - raised again below, in the caller's thread
+            errors.append(e)
+            stop.set()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        try:
+            list(pool.map(guarded, jobs))
+        except BaseException:
+            stop.set()
+            raise
+    if errors:
+        raise errors[0]
+
+
+def _pip_failed(done: Completed, what: str) -> AdvisorError:
+    text = "\n".join(done.tail)
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return AdvisorError("disk-full", f"{what}: the disk is full.", context=done.tail, hint="advisor cache gc")
+    if "DO NOT MATCH THE HASHES" in text:
+        return AdvisorError("integrity", f"{what}: a download does not match its hash.", context=done.tail)
+    code = "network" if _NETWORK.search(text) else "env-failed"
+    why = "the package index could not be reached" if code == "network" else f"exit status {done.returncode}"
+    return AdvisorError(code, f"{what}: {why}.", context=(*done.tail, f"log: {done.log}"), hint="advisor doctor")
+
+
+def _short(text: str) -> str:
+    """``numpy==2.4.0 (from -r ...)`` and long addresses, cut down to what a person wants to see."""
+    words = text.split()
+    if not words:
+        return ""
+    name = words[0].rsplit("/", 1)[-1]
+    size = re.search(r"\(([\d.]+ [kMG]?B)\)", text)
+    return clean(name + (f" ({size[1]})" if size else ""), 120)

@@ -1,0 +1,99 @@
+"""Looked at before anything is fetched or made: disk, memory and port, against what the plan says it takes."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from advisor.errors import AdvisorError
+from advisor.execute.disk import free_bytes
+from advisor.facts.machine import Machine
+from advisor.facts.plan import Plan
+
+
+def gib(n: float) -> str:
+    """Bytes as GiB with two digits, the way people compare them."""
+    return f"{n / 2**30:.2f} GiB"
+
+
+def check_disk(folder: Path, needed_bytes: int | None, what: str) -> None:
+    """Check that ``needed_bytes`` more can be written under ``folder``; unknown amounts pass.
+
+    Raises:
+        AdvisorError: ``disk-full`` with the bytes needed, free and short.
+    """
+    free = free_bytes(folder)
+    if needed_bytes is None or free is None or free >= needed_bytes:
+        return
+    raise AdvisorError(
+        "disk-full",
+        f"{what} takes {gib(needed_bytes)} in {folder}, which has {gib(free)} left: {gib(needed_bytes - free)} short.",
+        hint="advisor cache gc",
+        data={
+            "path": str(folder),
+            "needed_bytes": needed_bytes,
+            "free_bytes": free,
+            "short_by": needed_bytes - free,
+        },
+    )
+
+
+def check_memory(plan: Plan, machine: Machine) -> None:
+    """Check that each device of the plan has now what the plan takes there; unknown amounts pass.
+
+    Raises:
+        AdvisorError: ``not-enough-memory`` with the bytes needed, free and short, by device.
+    """
+    free = {"host": machine.host.memory.available_bytes}
+    for device in machine.devices:
+        # Unified memory is the host's; it is counted there.
+        free[device.id] = free["host"] if device.unified_memory else device.memory.free_bytes
+    short: dict[str, dict[str, int]] = {}
+    for name, need in plan.memory.by_device.items():
+        there = free.get(name)
+        if there is not None and need.value > there:
+            short[name] = {
+                "needed_bytes": int(need.value),
+                "free_bytes": there,
+                "short_by": int(need.value) - there,
+            }
+    if not short:
+        return
+    words = "; ".join(
+        f"{name} needs {gib(s['needed_bytes'])} and has {gib(s['free_bytes'])} free ({gib(s['short_by'])} short)"
+        for name, s in short.items()
+    )
+    raise AdvisorError(
+        "not-enough-memory",
+        f"The plan {plan.id} does not fit now: {words}. Something else may be using it.",
+        hint=f"advisor recommend {plan.model} --max-memory {max(0, min(s['free_bytes'] for s in short.values()))}",
+        data={"devices": short},
+    )
+
+
+def check_port(host: str, port: int) -> None:
+    """Check that a server may listen at ``host``:``port``; 0 stands for any port and passes.
+
+    Raises:
+        AdvisorError: ``port-taken``, ``bad-option`` (no such address, or not a port), ``not-writable`` (the system
+            keeps ports below 1024 for the administrator).
+    """
+    if not 0 <= port <= 65535:
+        raise AdvisorError("bad-option", f"A port is between 0 and 65535, not {port}.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except PermissionError as e:
+            raise AdvisorError(
+                "not-writable", f"Port {port} is kept for the administrator; take one from 1024 up.", hint="--port 8080"
+            ) from e
+        except OSError as e:
+            import errno
+
+            if e.errno == errno.EADDRINUSE:
+                raise AdvisorError(
+                    "port-taken", f"Port {port} on {host} is in use.", data={"host": host, "port": port}
+                ) from e
+            raise AdvisorError("bad-option", f"{host}:{port} is not an address here: {e.strerror or e}.") from e

@@ -1,0 +1,413 @@
+"""The one place of this package that starts processes: in a group of their own, logged, bounded, never outliving us.
+
+Every command runs under ``guard.py`` in a new session. A cancel or a timeout ends its whole group (TERM, then KILL); if
+advisor itself is killed, the guard's lifeline ends and the guard kills the group.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+
+from advisor import settings as settings_
+from advisor.errors import CATALOGUE, AdvisorError
+from advisor.events import Cancel, Event, Reporter, safely
+from advisor.execute.disk import disk_errors
+from advisor.execute.oom import oom_kills
+from advisor.facts.text import clean
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from advisor.execute.envs import Env
+
+RUNNERS: Final = Path(__file__).resolve().parent / "runners"
+_GUARD: Final = Path(__file__).resolve().parent / "guard.py"
+_CANNOT_START: Final = 127
+_GRACE_S: Final = 5.0
+_TICK_S: Final = 0.1
+_LOG_LIMIT: Final = 64 << 20
+_LINE_LIMIT: Final = 16 << 20
+_TAIL_LINES: Final = 20
+_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class Completed(NamedTuple):
+    """A command that ended: its exit status (128 + N for signal N), how long it took, its last lines, its log."""
+
+    returncode: int
+    seconds: float
+    tail: tuple[str, ...]
+    log: Path
+    oom_killed: bool
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    log: Path,
+    step: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_s: float | None = None,
+    cancel: Cancel | None = None,
+    request: bytes = b"",
+    on_line: Callable[[str], None] | None = None,
+    on_message: Callable[[bytes], None] | None = None,
+    threads: int | None = None,
+    check: bool = True,
+    code: str = "step-failed",
+) -> Completed:
+    """Run a command to its end, with its output (both streams) appended to ``log``.
+
+    Args:
+        argv: program and arguments; no shell is involved.
+        env: variables added to the scrubbed environment of ``settings.child_environment``.
+        request: what the command reads from its standard input.
+        on_line: called with each line of output, cleaned.
+        on_message: where given, the command has descriptor 3, and this is called with each line written to it.
+        threads: worker threads that numeric libraries may use.
+        check: raise if the exit status is not 0.
+        code: the error code of such a failure.
+
+    Raises:
+        AdvisorError: ``interrupted``, ``tool-missing``, ``out-of-memory``, ``disk-full``, ``not-writable`` or ``code``.
+    """
+    cancel = cancel or Cancel()
+    cancel.check()
+    variables = settings_.child_environment()
+    if threads is not None:
+        variables.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    variables.update(env or {})
+    words = [os.fspath(a) for a in argv]
+    kills = oom_kills()
+    started = time.monotonic()
+    with disk_errors(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        out = log.open("ab")
+    with out, tempfile.TemporaryFile() as stdin:
+        stdin.write(request)
+        stdin.seek(0)
+        child = _Child(words, variables, cwd, stdin, out, on_line=on_line, on_message=on_message)
+        try:
+            child.wait(cancel, None if timeout_s is None else started + timeout_s)
+        finally:
+            child.end()
+    done = Completed(
+        returncode=child.returncode,
+        seconds=time.monotonic() - started,
+        tail=tuple(child.tail),
+        log=log,
+        oom_killed=child.returncode == 128 + signal.SIGKILL and oom_kills() > kills,
+    )
+    if child.timed_out:
+        raise AdvisorError(
+            code, f"{step} took longer than {timeout_s:g} s and was stopped.", context=done.tail, data=_data(done)
+        )
+    cancel.check()
+    if check and done.returncode != 0:
+        raise failure(done, words[0], step=step, code=code)
+    return done
+
+
+def failure(done: Completed, program: str, *, step: str, code: str = "step-failed") -> AdvisorError:
+    """The error of a command that did not end well: how it ended, in words, with the tail of its log."""
+    name = clean(Path(program).name)
+    if done.returncode == _CANNOT_START:
+        return AdvisorError("tool-missing", f"{step}: {name} cannot be started.", context=done.tail, data=_data(done))
+    if done.oom_killed:
+        return AdvisorError(
+            "out-of-memory",
+            f"{step}: {name} was killed by the kernel, because memory ran out.",
+            context=done.tail,
+            hint="advisor recommend --goal smallest-memory",
+            data=_data(done),
+        )
+    how = f"ended with exit status {done.returncode}"
+    if done.returncode > 128:
+        how = _signal_words(done.returncode - 128)
+    return AdvisorError(code, f"{step}: {name} {how}.", context=(*done.tail, f"log: {done.log}"), data=_data(done))
+
+
+def run_runner(
+    env: Env,
+    script: str,
+    request: Mapping[str, Any],
+    *,
+    step: str,
+    reporter: Reporter | None = None,
+    cancel: Cancel | None = None,
+    log: Path,
+    timeout_s: float | None = None,
+    threads: int | None = None,
+    variables: Mapping[str, str] | None = None,
+    code: str = "step-failed",
+) -> dict[str, Any]:
+    """Run a script of ``runners/`` inside ``env`` and return the data of its result.
+
+    The request goes to its standard input as JSON; progress, result and error come back as JSON lines on descriptor 3.
+    Progress is told to ``reporter`` with the seconds that are left at the rate so far.
+
+    Raises:
+        AdvisorError: what the runner reported (an unknown code becomes ``code``), or as ``run``.
+    """
+    import msgspec
+
+    talk = _Talk(step, safely(reporter))
+    done = run(
+        [env.python, "-I", "-X", "utf8", str(RUNNERS / script)],
+        log=log,
+        step=step,
+        env=variables,
+        timeout_s=timeout_s,
+        cancel=cancel,
+        request=msgspec.json.encode(request),
+        on_message=talk.hear,
+        threads=threads,
+        check=False,
+        code=code,
+    )
+    if talk.error is not None:
+        said = talk.error
+        known = said.get("code") if said.get("code") in CATALOGUE else code
+        context = [clean(str(c), 500) for c in said.get("context", ()) or ()]
+        raise AdvisorError(
+            str(known), clean(str(said.get("message")), 1000), context=(*context, f"log: {log}"), data=_data(done)
+        )
+    if done.returncode != 0:
+        raise failure(done, script, step=step, code=code)
+    if talk.result is None:
+        raise AdvisorError(code, f"{step}: {script} ended without a result.", context=done.tail, data=_data(done))
+    return talk.result
+
+
+class _Talk:
+    """What a runner says on descriptor 3."""
+
+    def __init__(self, step: str, reporter: Reporter) -> None:
+        self.step, self.reporter = step, reporter
+        self.result: dict[str, Any] | None = None
+        self.error: dict[str, Any] | None = None
+        self.first: tuple[float, float] | None = None
+
+    def hear(self, line: bytes) -> None:
+        import msgspec
+
+        try:
+            said = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        if not isinstance(said, dict):
+            return
+        kind, data = said.get("type"), said.get("data")
+        if kind == "result" and isinstance(data, dict):
+            self.result = data
+        elif kind == "error":
+            self.error = said
+        elif kind == "progress":
+            self._progress(said)
+
+    def _progress(self, said: dict[str, Any]) -> None:
+        done, total = _number(said.get("done")), _number(said.get("total"))
+        now = time.monotonic()
+        left = None
+        if done is not None:
+            if self.first is None or done < self.first[1]:
+                self.first = (now, done)
+            if total is not None and done > self.first[1]:
+                left = round(max(0.0, (total - done) * (now - self.first[0]) / (done - self.first[1])), 1)
+        unit = said.get("unit")
+        self.reporter(
+            Event(
+                kind="progress",
+                step=self.step,
+                message=clean(str(said.get("message") or "")),
+                done=done,
+                total=total,
+                unit=clean(unit) if isinstance(unit, str) else None,
+                seconds_left=left,
+            )
+        )
+
+
+class _Child:
+    """A running command and its pipes."""
+
+    def __init__(
+        self,
+        argv: list[str],
+        env: dict[str, str],
+        cwd: Path | None,
+        stdin: IO[bytes],
+        out: IO[bytes],
+        *,
+        on_line: Callable[[str], None] | None,
+        on_message: Callable[[bytes], None] | None,
+    ) -> None:
+        import subprocess
+
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.timed_out = False
+        self._out, self._on_line, self._on_message = out, on_line, on_message
+        self._written = 0
+        self._pending: dict[int, bytes] = {}
+        guard_python = sys.executable or shutil.which("python3", path=env.get("PATH"))
+        if not guard_python:
+            raise AdvisorError("tool-missing", "No Python interpreter is found to watch over started programs.")
+        lifeline, self._lifeline = os.pipe()
+        result_read, result_write = os.pipe() if on_message is not None else (-1, -1)
+        passed = [fd for fd in (lifeline, result_write) if fd >= 0]
+        try:
+            self._popen: subprocess.Popen[bytes] = subprocess.Popen(
+                [guard_python, "-I", "-S", str(_GUARD), str(lifeline), str(result_write), "--", *argv],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=cwd,
+                pass_fds=passed,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except BaseException as e:
+            os.close(self._lifeline)
+            if result_read >= 0:
+                os.close(result_read)
+            if isinstance(e, OSError):
+                raise AdvisorError("tool-missing", f"A program cannot be started: {e.strerror}.") from e
+            if isinstance(e, ValueError):
+                raise AdvisorError("bad-option", f"A program cannot be started: {e}.") from e
+            raise
+        finally:
+            for fd in passed:
+                os.close(fd)
+        assert self._popen.stdout is not None
+        self._stdout, self._result = self._popen.stdout.fileno(), result_read
+        self._selector = selectors.DefaultSelector()
+        for fd in (self._stdout, self._result):
+            if fd >= 0:
+                os.set_blocking(fd, False)
+                self._selector.register(fd, selectors.EVENT_READ)
+                self._pending[fd] = b""
+
+    @property
+    def returncode(self) -> int:
+        """Exit status; 128 + N for signal N."""
+        status = self._popen.returncode
+        return status if status >= 0 else 128 - status
+
+    def wait(self, cancel: Cancel, deadline: float | None) -> None:
+        """Copy output until the command is gone; stop it when asked to or when its time is over."""
+        ended_at: float | None = None
+        while self._selector.get_map():
+            for key, _ in self._selector.select(_TICK_S):
+                self._read(key.fd)
+            if self._popen.poll() is not None:
+                # What is left in the pipes is read; a stray grandchild that keeps them open is not waited for.
+                ended_at = ended_at or time.monotonic()
+                if time.monotonic() - ended_at > 1.0:
+                    return
+            elif cancel.is_set:
+                return
+            elif deadline is not None and time.monotonic() > deadline:
+                self.timed_out = True
+                return
+        while self._popen.poll() is None and not cancel.wait(_TICK_S / 10):
+            if deadline is not None and time.monotonic() > deadline:
+                self.timed_out = True
+                return
+
+    def end(self) -> None:
+        """Make sure that the whole group is gone, and close everything."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            self._drain_until_gone(_GRACE_S)
+        # The guard kills what is left of the group when its lifeline ends.
+        os.close(self._lifeline)
+        if self._popen.poll() is None:
+            self._drain_until_gone(_GRACE_S)
+            self._popen.kill()
+            self._popen.wait()
+        for fd in self._pending:
+            self._last_line(fd)
+        self._selector.close()
+        assert self._popen.stdout is not None
+        self._popen.stdout.close()
+        if self._result >= 0:
+            os.close(self._result)
+
+    def _drain_until_gone(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self._popen.poll() is None and time.monotonic() < until:
+            if self._selector.get_map():
+                for key, _ in self._selector.select(_TICK_S):
+                    self._read(key.fd)
+            else:
+                time.sleep(_TICK_S / 10)
+
+    def _read(self, fd: int) -> None:
+        try:
+            raw = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return
+        if not raw:
+            self._selector.unregister(fd)
+            return
+        if fd == self._stdout and self._written < _LOG_LIMIT:
+            self._out.write(raw)
+            self._out.flush()
+            self._written += len(raw)
+        # A bar that redraws itself ends its lines with a carriage return.
+        pending = self._pending[fd] + (raw.replace(b"\r", b"\n") if fd == self._stdout else raw)
+        *lines, rest = pending.split(b"\n")
+        self._pending[fd] = rest if len(rest) < _LINE_LIMIT else b""
+        for line in lines:
+            self._line(fd, line)
+
+    def _last_line(self, fd: int) -> None:
+        if self._pending[fd]:
+            self._line(fd, self._pending[fd])
+            self._pending[fd] = b""
+
+    def _line(self, fd: int, line: bytes) -> None:
+        if fd == self._result:
+            if self._on_message is not None and line.strip():
+                self._on_message(line)
+            return
+        text = clean(line.decode("utf-8", errors="replace"), 500)
+        if text:
+            self.tail.append(text)
+            if self._on_line is not None:
+                self._on_line(text)
+
+
+def _signal_words(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"was killed by signal {number}"
+    meaning = {
+        "SIGKILL": "; if nobody killed it by hand, memory ran out",
+        "SIGSEGV": ": it made a wrong memory access, which is a bug in it or a damaged model file",
+        "SIGABRT": ": it gave up by itself, its last lines say why",
+        "SIGILL": ": it was built for a newer processor",
+        "SIGBUS": ": a file it had mapped was cut short, or the disk is full",
+    }.get(name, "")
+    return f"was killed by {name}{meaning}"
+
+
+def _data(done: Completed) -> dict[str, Any]:
+    return {"backend_exit": done.returncode, "log": str(done.log), "oom_killed": done.oom_killed}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

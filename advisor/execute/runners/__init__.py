@@ -1,0 +1,1 @@
+"""Scripts that run inside a managed environment, never inside advisor; see ``protocol``."""

@@ -1,0 +1,1 @@
+"""Pure data: shapes, words and quantities. No I/O."""

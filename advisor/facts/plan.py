@@ -1,0 +1,243 @@
+"""A plan and the reasons for it: the shapes of ``advisor recommend``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from advisor.facts.base import Shape
+from advisor.facts.quantity import Quantity
+from advisor.facts.words import MethodName, PlanStatus, RuntimeName
+
+Effect = Literal["exclude", "require", "set", "prefer", "warn"]
+
+
+class Settings(Shape, frozen=True, kw_only=True):
+    """What the runtime is started with. ``context`` is in tokens for all ``parallel`` slots together.
+
+    ``gpu_layers`` counts layers on the devices, ``cpu_moe_layers`` layers whose experts stay on the host.
+    """
+
+    context: int
+    parallel: int = 1
+    kv_type: str = "f16"
+    gpu_layers: int = 0
+    threads: int | None = None
+    batch: int = 2048
+    ubatch: int = 512
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    tensor_split: tuple[float, ...] | None = None
+    cpu_moe_layers: int = 0
+    load_mode: str | None = "mmap"
+    gpu_memory_utilization: float | None = None
+
+
+class Commands(Shape, frozen=True, kw_only=True):
+    """Argument vectors, for people: the same work by hand. Paths that do not exist yet stand in angle brackets."""
+
+    quantize: tuple[tuple[str, ...], ...] = ()
+    serve: tuple[tuple[str, ...], ...] = ()
+
+
+class Memory(Shape, frozen=True, kw_only=True):
+    """Bytes that must be there while serving, by what they are for and by device key (``host``, ``gpu0`` ...)."""
+
+    weights: Quantity
+    kv_cache: Quantity
+    state: Quantity
+    compute: Quantity
+    output: Quantity
+    repack: Quantity
+    overhead: Quantity
+    total: Quantity
+    reserved: Quantity | None
+    by_device: dict[str, Quantity]
+
+
+class Speed(Shape, frozen=True, kw_only=True):
+    """Tokens per second of one request: prefill of a prompt, decode at short depth. ``None``: not known."""
+
+    prefill: Quantity | None
+    decode: Quantity | None
+
+
+class Quality(Shape, frozen=True, kw_only=True):
+    """Against the 16-bit model: mean KL divergence in nats, perplexity ratio, recovery of task scores."""
+
+    kld: Quantity | None
+    perplexity_ratio: Quantity | None
+    recovery: Quantity | None
+
+
+class Time(Shape, frozen=True, kw_only=True):
+    """Seconds: fetching the weights, quantizing (conversion and importance matrix included), start to ready."""
+
+    fetch: Quantity | None
+    quantize: Quantity | None
+    start: Quantity | None
+
+
+class Disk(Shape, frozen=True, kw_only=True):
+    """``peak_bytes`` counts every file that exists at once while the plan is carried out."""
+
+    download_bytes: int | None
+    peak_bytes: int | None
+
+
+class SourceRef(Shape, frozen=True, kw_only=True):
+    """A citation: a guide text (``doc``, ``section``) or a titled document."""
+
+    doc: str | None = None
+    section: str | None = None
+    title: str | None = None
+    version: str | None = None
+    url: str | None = None
+
+
+class Decision(Shape, frozen=True, kw_only=True):
+    """One rule that spoke, what it did and why. ``overlay`` marks a user's own rule.
+
+    ``measured`` has one line for each comparison of numbers that decided it, with the difference.
+    """
+
+    rule: str
+    effect: Effect
+    because: str
+    sources: tuple[SourceRef, ...] = ()
+    target: str | None = None
+    overlay: bool = False
+    measured: tuple[str, ...] = ()
+
+
+class Plan(Shape, frozen=True, kw_only=True):
+    """One way to run the model. ``status`` is judged against the named machine, ``executable_here`` against this.
+
+    ``parameters`` are what the rules set for the quantizer (``quantize.desc_act``, ``quantize.samples`` ...);
+    ``devices`` the device keys it runs on.
+    """
+
+    id: str
+    rank: int
+    status: PlanStatus
+    executable_here: bool
+    needs: tuple[str, ...]
+    model: str
+    method: MethodName
+    format: str
+    quantizer: str | None
+    runtime: RuntimeName
+    source: Literal["quantize", "as-is", "load-time", "prequantized"]
+    imatrix: bool
+    settings: Settings
+    commands: Commands
+    memory: Memory
+    speed: Speed
+    quality: Quality
+    time: Time
+    disk: Disk
+    score: float
+    decisions: tuple[Decision, ...]
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+    parameters: dict[str, str | bool | int | float] = {}
+    devices: tuple[str, ...] = ()
+
+
+class Rejected(Shape, frozen=True, kw_only=True):
+    """A candidate that was dropped: by which rule, why, by how many bytes it is short, and what to take instead."""
+
+    method: MethodName
+    format: str
+    runtime: RuntimeName
+    rule: str
+    because: str
+    short_by: int | None
+    instead: tuple[str, ...]
+
+
+class Relaxation(Shape, frozen=True, kw_only=True):
+    """One thing moved so that a plan exists, and that plan, found by really planning again."""
+
+    change: str
+    plan: Plan
+
+
+class Goal(Shape, frozen=True, kw_only=True):
+    """What the user is after. Weights are of a score's terms and sum to one; targets are floors."""
+
+    id: str
+    description: str
+    context: int
+    parallel: int
+    min_decode_tps: float | None
+    weights: dict[str, float]
+    because: str
+    sources: tuple[SourceRef, ...] = ()
+
+
+class PlanRequest(Shape, frozen=True, kw_only=True):
+    """What the user asked for beyond the model; ``None`` leaves the choice to advisor."""
+
+    goal: str = "chat"
+    context: int | None = None
+    parallel: int | None = None
+    method: str | None = None
+    format: str | None = None
+    runtime: str | None = None
+    quantizer: str | None = None
+    kv_type: str | None = None
+    min_tps: float | None = None
+    max_memory_bytes: int | None = None
+    min_quality: float | None = None
+    within_s: float | None = None
+    no_download: bool = False
+    top: int = 5
+
+
+class ModelSummary(Shape, frozen=True, kw_only=True):
+    """The model as ``estimate`` and ``recommend`` show it."""
+
+    name: str
+    params: int
+    active_params: int
+    architecture: str
+    layers: int
+    confidence: str
+    source: str
+
+
+class Warning_(Shape, frozen=True, kw_only=True):
+    """A warning of the envelope."""
+
+    code: str
+    message: str
+
+
+class Recommendation(Shape, frozen=True, kw_only=True):
+    """``plans`` is empty where nothing fits; then ``relaxations`` says what would have to give."""
+
+    plans: tuple[Plan, ...]
+    rejected: tuple[Rejected, ...]
+    relaxations: tuple[Relaxation, ...]
+    warnings: tuple[Warning_, ...]
+    candidates_considered: int
+    rules_hash: str
+    overlay_rules: tuple[str, ...] = ()
+
+
+class Estimate(Shape, frozen=True, kw_only=True):
+    """Numbers for one named choice; no choice is made here."""
+
+    model: ModelSummary
+    method: MethodName
+    format: str
+    runtime: RuntimeName
+    settings: Settings
+    memory: Memory
+    speed: Speed
+    quality: Quality
+    fits: bool | None
+    short_by: int | None
+    file_bytes: int | None = None
+    fallbacks: dict[str, int] = {}
+    warnings: tuple[Warning_, ...] = ()

@@ -1,0 +1,114 @@
+"""What the library's functions answer where the answer is more than one shape: reports, listings, checks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from advisor.facts.base import Shape
+from advisor.facts.machine import Machine
+from advisor.facts.model import ModelFacts
+from advisor.facts.plan import Goal, Plan, Rejected, Relaxation, SourceRef, Warning_
+
+
+class ProbeReport(Shape, frozen=True, kw_only=True):
+    """The machine, and what could not be read of it."""
+
+    machine: Machine
+    warnings: tuple[Warning_, ...] = ()
+
+
+class RecommendReport(Shape, frozen=True, kw_only=True):
+    """A recommendation with everything that it was made from, so that it can be replayed."""
+
+    plans: tuple[Plan, ...]
+    rejected: tuple[Rejected, ...]
+    relaxations: tuple[Relaxation, ...]
+    machine: Machine
+    model: ModelFacts
+    goal: Goal
+    warnings: tuple[Warning_, ...] = ()
+    candidates_considered: int = 0
+    rules_hash: str = ""
+    overlay_rules: tuple[str, ...] = ()
+
+
+ExplanationKind = Literal["plan", "rule", "error", "recommendation"]
+
+
+class Explanation(Shape, frozen=True, kw_only=True):
+    """Why: of a kept plan, a rule, an error code or the last recommendation. ``details`` are whole sentences."""
+
+    kind: ExplanationKind
+    id: str
+    title: str
+    text: str
+    details: tuple[str, ...] = ()
+    sources: tuple[SourceRef, ...] = ()
+
+
+class RuleInfo(Shape, frozen=True, kw_only=True):
+    """One rule of the selection guide. ``overlay``: it is the user's own."""
+
+    id: str
+    name: str
+    kind: str
+    family: str
+    because: str
+    sources: tuple[SourceRef, ...] = ()
+    overlay: bool = False
+    file: str = ""
+
+
+class Problem(Shape, frozen=True, kw_only=True):
+    """One thing wrong with a rule or profile file; ``line`` counts from 1."""
+
+    path: str
+    line: int | None
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class EnvInfo(Shape, frozen=True, kw_only=True):
+    """One managed environment. ``packages`` maps a distribution's name to its installed version."""
+
+    name: str
+    path: str
+    complete: bool
+    bytes: int | None
+    python: str | None
+    packages: dict[str, str] = {}
+
+
+class Check(Shape, frozen=True, kw_only=True):
+    """One health check. ``ok`` is ``None`` where it does not apply or could not be found out."""
+
+    name: str
+    ok: bool | None
+    message: str
+    hint: str | None = None
+
+
+class HardwareInfo(Shape, frozen=True, kw_only=True):
+    """One hardware profile. ``None``: the profile does not say (memory of a card that is sold in several sizes)."""
+
+    id: str
+    name: str
+    vendor: str
+    memory_bytes: int | None
+    bandwidth_bytes_per_s: int | None
+    aliases: tuple[str, ...] = ()
+    compute_capability: float | None = None
+    formats: dict[str, str] = {}
+    sources: tuple[str, ...] = ()
+
+
+class ModelInfo(Shape, frozen=True, kw_only=True):
+    """One model that advisor knows without a network: ``ref`` is what a command takes as MODEL."""
+
+    ref: str
+    name: str
+    params: int
+    active_params: int | None = None
+    architecture: str | None = None
+    license: str | None = None

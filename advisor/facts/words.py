@@ -1,0 +1,84 @@
+"""The frozen vocabulary: methods, formats, runtimes, goals, states and exit codes."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, get_args
+
+MethodName = Literal["awq", "gptq", "w8a8", "fp8", "nvfp4", "mxfp4", "nf4", "int8", "hqq", "rtn", "gguf", "none"]
+RuntimeName = Literal[
+    "llama.cpp",
+    "llama-cpp-python",
+    "vllm",
+    "transformers",
+    "exllama",
+    "sglang",
+    "tgi",
+    "ollama",
+    "lmstudio",
+    "textgen",
+    "mlx",
+]
+GoalName = Literal[
+    "chat",
+    "coding",
+    "long-context",
+    "serving",
+    "throughput",
+    "accuracy",
+    "fastest-deployment",
+    "smallest-memory",
+    "edge",
+    "adapter",
+]
+PlanStatus = Literal["ready", "needs", "elsewhere"]
+DeploymentState = Literal["starting", "loading", "ready", "unhealthy", "stopping", "stopped", "failed", "lost"]
+RecoverMode = Literal["ask", "auto", "never"]
+Verdict = Literal["pass", "warn", "fail"]
+Vendor = Literal["nvidia", "amd", "intel", "apple", "other"]
+
+METHODS: Final[tuple[str, ...]] = get_args(MethodName)
+RUNTIMES: Final[tuple[str, ...]] = get_args(RuntimeName)
+GOALS: Final[tuple[str, ...]] = get_args(GoalName)
+
+# The GGUF file types that advisor can make, most compressed first.
+GGUF_FORMATS: Final[tuple[str, ...]] = (
+    "q2_k",
+    "q3_k_s",
+    "q3_k_m",
+    "q3_k_l",
+    "iq4_xs",
+    "iq4_nl",
+    "q4_0",
+    "q4_k_s",
+    "q4_k_m",
+    "q4_1",
+    "q5_0",
+    "q5_k_s",
+    "q5_k_m",
+    "q5_1",
+    "q6_k",
+    "q8_0",
+    "f16",
+    "bf16",
+)
+KV_TYPES: Final[tuple[str, ...]] = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+GROUPED_FORMAT: Final = re.compile(r"^w(?P<bits>[2348])a16-g(?P<group>\d+)$|^hqq(?P<hbits>[2348])-g(?P<hgroup>\d+)$")
+PLAIN_FORMATS: Final[tuple[str, ...]] = ("w8a8", "fp8", "nvfp4", "mxfp4", "nf4", "int8", "bf16", "f16")
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NO: Final = 3
+EXIT_NOT_FOUND: Final = 4
+EXIT_MACHINE: Final = 5
+EXIT_NETWORK: Final = 6
+EXIT_REFUSED: Final = 7
+EXIT_BUSY: Final = 8
+EXIT_BUG: Final = 70
+EXIT_INTERRUPTED: Final = 130
+
+
+def is_format(word: str) -> bool:
+    """Whether ``word`` is a format name of the contract, of any method."""
+    return word in GGUF_FORMATS or word in PLAIN_FORMATS or GROUPED_FORMAT.match(word) is not None

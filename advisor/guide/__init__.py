@@ -1,0 +1,1 @@
+"""The selection guide: rules as data, read strictly, evaluated in no order."""

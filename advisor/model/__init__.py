@@ -1,0 +1,1 @@
+"""What a model is: references, bounded header readers, architecture facts. Reads headers and JSON, never weights."""

@@ -1,0 +1,1 @@
+"""Finds out what the machine is and what it grants; records and replays machines; knows devices by name."""

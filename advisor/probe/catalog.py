@@ -1,0 +1,220 @@
+"""Devices by name: one profile a file in ``profiles/hardware``, found by id, alias or the maker's name.
+
+Reading YAML costs a millisecond a file, so names are looked up in ``index.json`` (made by ``build_index`` from the
+profiles, checked by a test) and only the profile that was asked for is read. A profile that the index does not know
+yet is still found by its id. Profiles of the user's own folder come first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from advisor import datafiles
+from advisor.errors import AdvisorError, did_you_mean
+from advisor.facts.base import Shape, from_json
+from advisor.facts.machine import Machine
+from advisor.facts.text import clean
+from advisor.facts.words import Vendor
+from advisor.probe.named import machine_of
+from advisor.probe.profiles import HardwareProfile, load, normal, spellings
+
+INDEX: Final = "index.json"
+MAX_DEVICES: Final = 64
+
+
+class Summary(Shape, frozen=True, kw_only=True):
+    """One line of ``hardware list``."""
+
+    id: str
+    name: str
+    vendor: Vendor
+    memory_bytes: int | None
+    bandwidth_bytes_per_s: int | None
+
+
+class _Index(Shape, frozen=True, kw_only=True):
+    """``names``: every spelling, normalised, to ids. ``drivers``: driver names, normalised, to ids."""
+
+    names: dict[str, str]
+    drivers: dict[str, str]
+    profiles: tuple[Summary, ...]
+
+
+def names(overlay: Path | None = None) -> tuple[str, ...]:
+    """All profile ids, the user's own among them, in alphabetical order."""
+    own = {p.stem for p in _files(overlay)} if overlay else set()
+    return tuple(sorted(own | {s.id for s in _index().profiles}))
+
+
+def summaries(overlay: Path | None = None) -> tuple[Summary, ...]:
+    """The bundled profiles and the user's own (which win) in short, by id."""
+    found = {s.id: s for s in _index().profiles}
+    for path in _files(overlay) if overlay else ():
+        profile = load(path)
+        found[profile.id] = _summary(profile)
+    return tuple(found[i] for i in sorted(found))
+
+
+def find(name: str, *, overlay: Path | None = None) -> HardwareProfile:
+    """The profile of ``name``: an id, an alias or the maker's name, in any case and punctuation.
+
+    Args:
+        overlay: the user's own ``profiles/hardware`` folder.
+
+    Raises:
+        AdvisorError: ``hardware-not-found`` with near misses; ``bad-profile``.
+    """
+    wanted = normal(name)
+    for path in _files(overlay) if overlay else ():
+        profile = load(path)
+        if wanted in spellings(profile):
+            return profile
+    found = _index().names.get(wanted)
+    if found is None and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", wanted):
+        found = wanted if (_folder() / f"{wanted}.yaml").is_file() else None
+    if found is None:
+        near = _near(wanted, overlay)
+        raise AdvisorError(
+            "hardware-not-found",
+            f'There is no hardware profile "{clean(name, 60)}".{near}',
+            hint="advisor hardware list",
+        )
+    return _bundled(found)
+
+
+def match_driver_name(name: str, memory_bytes: int | None = None) -> HardwareProfile | None:
+    """The profile of a device that calls itself ``name``, by the whole name only.
+
+    Some devices of different memory share one name: where the reported size is known, the profile's must be within a
+    tenth of it, so that an 8 GB variant is not taken for the 16 GB one.
+    """
+    found = _index().drivers.get(normal(name))
+    if found is None:
+        return None
+    profile = _bundled(found)
+    size = profile.memory_bytes
+    if memory_bytes and size and not profile.unified_memory and abs(memory_bytes - size) > size / 10:
+        return None
+    return profile
+
+
+def _near(wanted: str, overlay: Path | None) -> str:
+    longer = [i for i in names(overlay) if i.startswith(f"{wanted}-")][:4]
+    if longer:
+        return " Did you mean " + " or ".join(f'"{i}"' for i in longer) + "?"
+    return did_you_mean(wanted, list(dict.fromkeys([*_index().names, *names(overlay)])))
+
+
+def build_index(folder: Path) -> bytes:
+    """The index of all profiles of ``folder``, as ``index.json`` holds it.
+
+    Raises:
+        AdvisorError: ``bad-profile``, also when two profiles share a name.
+    """
+    index: dict[str, str] = {}
+    drivers: dict[str, str] = {}
+    briefs = []
+    for path in sorted(folder.glob("*.yaml")):
+        profile = load(path)
+        briefs.append(_summary(profile))
+        for spelling in spellings(profile):
+            if index.setdefault(spelling, profile.id) != profile.id:
+                raise AdvisorError(
+                    "bad-profile", f'The name "{spelling}" is used by {index[spelling]} and by {profile.id}.'
+                )
+        for name in (profile.name, *profile.driver_names):
+            drivers[normal(name)] = profile.id
+    built = _Index(names=dict(sorted(index.items())), drivers=dict(sorted(drivers.items())), profiles=tuple(briefs))
+    return msgspec.json.format(msgspec.json.encode(built), indent=1) + b"\n"
+
+
+def _summary(profile: HardwareProfile) -> Summary:
+    return Summary(
+        id=profile.id,
+        name=profile.name,
+        vendor=profile.vendor,
+        memory_bytes=profile.memory_bytes,
+        bandwidth_bytes_per_s=profile.bandwidth_bytes_per_s,
+    )
+
+
+def _folder() -> Path:
+    return datafiles.profiles_dir("hardware")
+
+
+def _files(folder: Path | None) -> list[Path]:
+    return sorted(folder.glob("*.yaml")) if folder is not None and folder.is_dir() else []
+
+
+@cache
+def _index() -> _Index:
+    try:
+        return from_json(_Index, json.loads((_folder() / INDEX).read_bytes()))
+    except (OSError, ValueError) as e:
+        raise AdvisorError(
+            "bad-profile", f"The index of hardware profiles cannot be read: {clean(str(e))}", hint="advisor doctor"
+        ) from e
+
+
+@cache
+def _bundled(profile_id: str) -> HardwareProfile:
+    return load(_folder() / f"{profile_id}.yaml")
+
+
+def machine_from(
+    hardware: tuple[str, ...],
+    *,
+    memory: int | None = None,
+    vram: int | None = None,
+    bandwidth: int | None = None,
+    base: Machine,
+    overlay: Path | None = None,
+) -> Machine:
+    """The machine that ``--hardware``, ``--memory``, ``--vram`` and ``--bandwidth`` describe.
+
+    Args:
+        hardware: names with counts (``rtx-3090:2``), ``cpu``, or ``this`` (also where none is named): the devices of
+            ``base``.
+        memory: bytes of host memory; on unified memory the one memory.
+        vram: bytes of each device; on unified memory the part that the device may take.
+        bandwidth: bytes a second of each device, or of the host where there is no device.
+        base: this machine. Without ``memory`` a named device is taken to sit in its host.
+        overlay: the user's own ``profiles/hardware`` folder.
+
+    Raises:
+        AdvisorError: ``hardware-not-found``; ``bad-option`` for values out of bounds; ``contradictory-options``.
+    """
+    asked: list[HardwareProfile] = []
+    this, cpu = not hardware, False
+    for word in hardware:
+        name, colon, digits = word.rpartition(":")
+        if not colon:
+            name, digits = word, "1"
+        if not re.fullmatch(r"[1-9]\d?", digits, re.ASCII) or int(digits) > MAX_DEVICES:
+            raise AdvisorError(
+                "bad-option",
+                f'A count of devices is 1 to {MAX_DEVICES}, as in "rtx-3090:2"; this is "{clean(word, 60)}".',
+                hint="advisor recommend --hardware rtx-3090:2",
+            )
+        if name.lower() == "this":
+            this = True
+        elif name.lower() == "cpu":
+            cpu = True
+        else:
+            asked += [find(name, overlay=overlay)] * int(digits)
+    return machine_of(
+        tuple(asked),
+        label=" + ".join(clean(w, 60) for w in hardware) or "this",
+        this=this,
+        cpu=cpu,
+        memory=memory,
+        vram=vram,
+        bandwidth=bandwidth,
+        base=base,
+    )

@@ -1,0 +1,129 @@
+"""Writes a machine to a folder, and reads a recorded machine back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from advisor.errors import AdvisorError
+from advisor.facts.base import from_json
+from advisor.facts.machine import Machine
+from advisor.facts.text import clean
+from advisor.probe.detect import Probed, detect
+from advisor.probe.sanity import Notes, sane_machine
+from advisor.probe.source import (
+    BUNDLE_SCHEMA,
+    Bundle,
+    BundleSource,
+    LiveSource,
+    Platform,
+    RecordingSource,
+    Source,
+    bad_machine_file,
+)
+
+MAX_MACHINE_BYTES: Final = 4 << 20
+
+
+def record(
+    folder: Path,
+    *,
+    source: Source | None = None,
+    visible: str | None = None,
+    deadline_s: float = 3.0,
+    notes: tuple[str, ...] = (),
+) -> Probed:
+    """Probe the machine and write every raw input that was read, scrubbed, to ``folder``.
+
+    Replaying the folder (``load_machine``) gives the machine that is returned.
+
+    Raises:
+        AdvisorError: ``not-writable``; ``name-taken`` when the folder holds something already; ``probe-failed``.
+    """
+    from advisor.probe.scrub import Scrubber
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AdvisorError(
+            "name-taken",
+            f"{clean(str(folder))} exists already and is not an empty folder.",
+            hint="advisor probe --record NEW_FOLDER",
+        )
+    recording = RecordingSource(source or LiveSource())
+    probed = detect(recording, visible=visible, deadline_s=deadline_s)
+    scrubber = Scrubber(recording.text("/proc/self/cgroup"))
+    platform: Platform = recording.platform()
+    bundle = Bundle(
+        schema=BUNDLE_SCHEMA,
+        provenance="real",
+        made_from=f"recorded by advisor probe --record on {platform.system} {platform.machine}",
+        notes=("names, identifiers and unused lines were taken out", *notes),
+        platform=platform,
+        affinity=recording.affinity(),
+        names={path: found for path, found in sorted(recording.listed.items()) if found is not None},
+        present=tuple(sorted(scrubber.path(path) for path, there in recording.present.items() if there)),
+        nvml=scrubber.value(recording.replies.get("nvml")),
+        cpuinfo=scrubber.value(recording.replies.get("cpuinfo")),
+        visible=None if visible is None else scrubber.plain(visible),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in sorted(recording.texts.items()):
+            if text is not None:
+                target = folder / "files" / scrubber.path(path).lstrip("/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(scrubber.file(path, text).encode("utf-8", "replace"))
+        (folder / "bundle.json").write_bytes(msgspec.json.format(bundle.dumps(), indent=1) + b"\n")
+    except OSError as e:
+        raise AdvisorError(
+            "not-writable", f"The bundle cannot be written to {clean(str(folder))}: {e.strerror}."
+        ) from e
+    return probed
+
+
+def load_machine(path: Path) -> Probed:
+    """The machine of a bundle folder, of a document of ``advisor probe --json``, or of a bare ``machine`` object.
+
+    Raises:
+        AdvisorError: ``file-not-found`` or ``bad-machine-file``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        source = BundleSource(path)
+        return detect(source, visible=source.bundle.visible)
+    if not path.is_file():
+        raise AdvisorError(
+            "file-not-found", f"There is no recorded machine at {clean(str(path))}.", hint="advisor probe --record DIR"
+        )
+    try:
+        with path.open("rb") as f:
+            raw = f.read(MAX_MACHINE_BYTES + 1)
+        if len(raw) > MAX_MACHINE_BYTES:
+            raise bad_machine_file(path, "it is too long")
+        found: Any = msgspec.json.decode(raw)
+    except (OSError, ValueError, RecursionError) as e:
+        raise bad_machine_file(path, e) from e
+    if isinstance(found, dict) and found.get("schema") == BUNDLE_SCHEMA:
+        raise bad_machine_file(path, f"give the folder of the bundle, {clean(str(path.parent))}")
+    if isinstance(found, dict) and isinstance(found.get("data"), dict):
+        found = found["data"]
+    if isinstance(found, dict) and "machine" in found:
+        found = found["machine"]
+    try:
+        machine = from_json(Machine, found)
+    except (msgspec.ValidationError, RecursionError) as e:
+        raise bad_machine_file(path, e) from e
+    return _sane(path, machine)
+
+
+def _sane(path: Path, machine: Machine) -> Probed:
+    from advisor.probe.detect import warnings_of
+
+    notes = Notes(machine.provenance)
+    try:
+        machine = sane_machine(machine, notes)
+    except ValueError as e:
+        raise bad_machine_file(path, e) from e
+    return Probed(machine=machine, warnings=warnings_of(machine))

@@ -1,0 +1,117 @@
+"""Takes out of raw inputs what could name a person, a machine or a workload; the probe's answer stays the same.
+
+What is read line by line keeps only the lines that the probe uses. Names of control groups become ``group-1``,
+``group-2`` ... wherever they occur. Identifiers in any other text become placeholders of the same kind.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from advisor.probe import cgroup
+
+_CPUINFO: Final = frozenset(
+    (
+        *("processor", "vendor_id", "cpu family", "model", "model name", "stepping", "physical id", "siblings"),
+        *("core id", "cpu cores", "flags", "Features", "features", "CPU implementer", "CPU architecture"),
+        *("CPU variant", "CPU part", "CPU revision", "cpu", "cpu model", "Model name", "isa"),
+    )
+)
+_MEMINFO: Final = frozenset(("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SReclaimable"))
+_STAT: Final = frozenset(("inactive_file", "total_inactive_file", "hierarchical_memory_limit"))
+# Components of cgroup paths and mount points that every system has.
+_COMMON: Final = re.compile(
+    r"sys|fs|cgroup|unified|memory|cpu|cpuacct|cpuset|cpu,cpuacct|cpuacct,cpu|systemd|docker|kubepods|kubepods\.slice"
+    r"|(?:system|user|machine|init)\.(?:slice|scope)|besteffort|burstable|guaranteed|lxc|libpod_parent|\.\.",
+)
+_UUID: Final = re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
+_MAC: Final = re.compile(r"\b(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}\b")
+_LONG_HEX: Final = re.compile(r"\b(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{12,}\b")
+_HOME: Final = re.compile(r"(/(?:home|Users)/)[^/\s:\"']+")
+
+
+class Scrubber:
+    """One recording's placeholders: the same identifier always becomes the same placeholder."""
+
+    def __init__(self, own_cgroup: str | None) -> None:
+        self._uuids: dict[str, str] = {}
+        self._groups: dict[str, str] = {}
+        for path in cgroup.own_paths(own_cgroup or "").values():
+            for part in path:
+                self._group(part)
+
+    def file(self, path: str, text: str) -> str:
+        """The text of the file at ``path`` as it goes into the bundle."""
+        name = path.rsplit("/", 1)[-1]
+        if path == "/proc/cpuinfo":
+            text = _lines(text, ":", _CPUINFO)
+        elif path == "/proc/meminfo":
+            text = _lines(text, ":", _MEMINFO)
+        elif name == "memory.stat":
+            text = _lines(text, " ", _STAT)
+        elif path == "/proc/self/cgroup":
+            return "".join(self._cgroup_line(line) for line in text.splitlines())
+        elif path == "/proc/self/mountinfo":
+            return "".join(self._mount_line(line) for line in text.splitlines())
+        return self.plain(text)
+
+    def path(self, path: str) -> str:
+        """A path of a cgroup file with its groups renamed; any other path as it is."""
+        if not path.startswith("/sys/fs/cgroup") and not any(g in path.split("/") for g in self._groups):
+            return path
+        folder, _, name = path.rpartition("/")
+        return "/".join((self._renamed(folder), name))
+
+    def plain(self, text: str) -> str:
+        """Free text without identifiers."""
+        text = _UUID.sub(lambda m: self._uuid(m[0]), text)
+        text = _MAC.sub("00:00:00:00:00:00", text)
+        text = _LONG_HEX.sub("0" * 12, text) if not text.strip().isdecimal() else text
+        return _HOME.sub(r"\1user", text)
+
+    def value(self, value: Any) -> Any:
+        """A JSON value with all its texts scrubbed."""
+        if isinstance(value, str):
+            return self.plain(value)
+        if isinstance(value, dict):
+            return {k: self.value(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(v) for v in value]
+        return value
+
+    def _uuid(self, uuid: str) -> str:
+        return self._uuids.setdefault(uuid.lower(), f"{len(self._uuids) + 1:08x}-0000-0000-0000-000000000000")
+
+    def _group(self, part: str) -> str:
+        if _COMMON.fullmatch(part):
+            return part
+        return self._groups.setdefault(part, f"group-{len(self._groups) + 1}")
+
+    def _renamed(self, path: str) -> str:
+        return "/".join(self._group(p) if p else "" for p in path.split("/"))
+
+    def _cgroup_line(self, line: str) -> str:
+        fields = line.split(":", 2)
+        if len(fields) != 3:
+            return ""
+        controllers = "name=other" if fields[1].startswith("name=") and fields[1] != "name=systemd" else fields[1]
+        return f"{fields[0]}:{controllers}:{self._renamed(fields[2])}\n"
+
+    def _mount_line(self, line: str) -> str:
+        """Only cgroup mounts are kept: all others are of no use and full of names."""
+        if not cgroup.mounts(line):
+            return ""
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(" "), after.split(" ")
+        controllers = ",".join(o for o in (kind[2] if len(kind) > 2 else "rw").split(",") if not o.startswith("name="))
+        mount = cgroup.mounts(line)[0]
+        root = self._renamed("/" + "/".join(mount.root)).replace(" ", "\\040")
+        point = self._renamed(mount.point).replace(" ", "\\040")
+        return f"{fields[0]} {fields[1]} {fields[2]} {root} {point} rw - {kind[0]} {kind[0]} {controllers}\n"
+
+
+def _lines(text: str, separator: str, keep: frozenset[str]) -> str:
+    """The lines whose key is kept, and empty lines, which separate blocks."""
+    kept = [line for line in text.split("\n") if not line.strip() or line.partition(separator)[0].strip() in keep]
+    return "\n".join(kept)

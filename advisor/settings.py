@@ -1,0 +1,253 @@
+"""Where advisor keeps its files and how it behaves; each value knows its origin.
+
+The only module besides the command line that reads the environment. Order: flags, environment, project file
+(``advisor.yaml`` in the working folder), user file (``config.yaml`` in the configuration folder), defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from advisor.errors import AdvisorError, did_you_mean
+from advisor.facts.base import Shape
+
+# name -> (environment variable, default)
+KEYS: Final[dict[str, tuple[str, object]]] = {
+    "offline": ("ADVISOR_OFFLINE", False),
+    "host": ("ADVISOR_HOST", "127.0.0.1"),
+    "port": ("ADVISOR_PORT", 8080),
+    "recover": ("ADVISOR_RECOVER", "ask"),
+}
+_TRUE: Final = {"1", "true", "yes", "on"}
+_FALSE: Final = {"0", "false", "no", "off", ""}
+
+
+class Value(Shape, frozen=True):
+    """One setting and where it was set."""
+
+    value: str | int | bool
+    origin: str
+
+
+class Paths(Shape, frozen=True):
+    """The folders. ``cache`` may be deleted at any time (artifacts, environments, downloads); ``state`` may not
+    (deployments, kept plans, logs); ``config`` holds the user's own rules and profiles."""
+
+    cache: str
+    state: str
+    config: str
+
+    @property
+    def store(self) -> Path:
+        """Content-addressed artifacts."""
+        return Path(self.cache) / "store" / "v1"
+
+    @property
+    def envs(self) -> Path:
+        """Managed environments."""
+        return Path(self.cache) / "envs" / "v1"
+
+    @property
+    def deployments(self) -> Path:
+        """One folder a deployment."""
+        return Path(self.state) / "deployments"
+
+    @property
+    def plans(self) -> Path:
+        """Plans kept by id."""
+        return Path(self.state) / "plans"
+
+    @property
+    def logs(self) -> Path:
+        """advisor's own logs: bug reports and the journal."""
+        return Path(self.state) / "logs"
+
+
+class Settings(Shape, frozen=True):
+    """Everything that a flag, the environment or a file may change."""
+
+    paths: Paths
+    values: dict[str, Value]
+
+    def get(self, key: str) -> str | int | bool:
+        """The value of ``key`` (a name of ``KEYS``)."""
+        return self.values[key].value
+
+    @property
+    def offline(self) -> bool:
+        """No network may be used."""
+        return bool(self.get("offline"))
+
+
+def _home(env: Mapping[str, str]) -> Path | None:
+    if env.get("HOME"):
+        return Path(env["HOME"])
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home if str(home) not in ("", "/") else None
+
+
+def find_paths(env: Mapping[str, str] | None = None) -> Paths:
+    """Locate the folders: ``ADVISOR_HOME`` holds all three, else the XDG folders, else the home folder's usual ones.
+
+    Raises:
+        AdvisorError: ``no-home`` when none of them is set.
+    """
+    env = os.environ if env is None else env
+    if env.get("ADVISOR_HOME"):
+        root = Path(env["ADVISOR_HOME"]).expanduser().absolute()
+        return Paths(cache=str(root / "cache"), state=str(root / "state"), config=str(root / "config"))
+    home = _home(env)
+
+    def folder(variable: str, default: str) -> str:
+        given = env.get(variable)
+        if given and Path(given).is_absolute():
+            return str(Path(given) / "advisor")
+        if home is None:
+            raise AdvisorError(
+                "no-home",
+                f"Neither HOME nor {variable} is set, so there is no folder to keep files in.",
+                hint="ADVISOR_HOME=/var/lib/advisor advisor paths",
+            )
+        return str(home / default / "advisor")
+
+    return Paths(
+        cache=folder("XDG_CACHE_HOME", ".cache"),
+        state=folder("XDG_STATE_HOME", ".local/state"),
+        config=folder("XDG_CONFIG_HOME", ".config"),
+    )
+
+
+def _coerce(key: str, raw: object, origin: str) -> str | int | bool:
+    default = KEYS[key][1]
+    if isinstance(default, bool):
+        if isinstance(raw, bool):
+            return raw
+        text = str(raw).strip().lower()
+        if text in _TRUE:
+            return True
+        if text in _FALSE:
+            return False
+        raise AdvisorError("bad-option", f"{origin}: {key} is yes or no, not {raw!r}.")
+    if isinstance(default, int):
+        try:
+            return int(str(raw))
+        except ValueError:
+            raise AdvisorError("bad-option", f"{origin}: {key} is a whole number, not {raw!r}.") from None
+    return str(raw)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise AdvisorError("bad-settings-file", f"{path} cannot be read: {e}") from e
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise AdvisorError("bad-settings-file", f"{path} holds a {type(data).__name__}, not names and values.")
+    for key in data:
+        if key not in KEYS:
+            raise AdvisorError(
+                "bad-settings-file", f"{path}: there is no setting {key!r}.{did_you_mean(str(key), list(KEYS))}"
+            )
+    return data
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    project: Path | None = None,
+) -> Settings:
+    """Put the settings together; ``flags`` with ``None`` values count as not given.
+
+    Raises:
+        AdvisorError: ``no-home``, ``bad-settings-file`` or ``bad-option``.
+    """
+    env = os.environ if env is None else env
+    paths = find_paths(env)
+    user_file = Path(paths.config) / "config.yaml"
+    project_file = (project or Path.cwd()) / "advisor.yaml"
+    layers: list[tuple[str, Mapping[str, object]]] = [
+        ("flag", {k: v for k, v in (flags or {}).items() if v is not None}),
+        ("environment", {k: env[var] for k, (var, _) in KEYS.items() if var in env}),
+        (str(project_file), _read_file(project_file)),
+        (str(user_file), _read_file(user_file)),
+    ]
+    if env.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
+        layers.insert(2, ("environment (HF_HUB_OFFLINE)", {"offline": True}))
+    values: dict[str, Value] = {}
+    for key, (_, default) in KEYS.items():
+        for origin, layer in layers:
+            if key in layer:
+                values[key] = Value(value=_coerce(key, layer[key], origin), origin=origin)
+                break
+        else:
+            values[key] = Value(value=_coerce(key, default, "default"), origin="default")
+    return Settings(paths=paths, values=values)
+
+
+def child_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The scrubbed environment that child processes start from: no Python, loader or secret variables.
+
+    What a package installer needs (proxy, certificates, its own configuration) and what selects devices is kept.
+    """
+    env = os.environ if env is None else env
+    keep = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "TMPDIR",
+        "TEMP",
+        "TMP",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "ALL_PROXY",
+        "XDG_CONFIG_HOME",
+        "XDG_CONFIG_DIRS",
+        "XDG_CACHE_HOME",
+        "SYSTEMROOT",
+        "USERPROFILE",
+        "CUDA_VISIBLE_DEVICES",
+        "HIP_VISIBLE_DEVICES",
+        "ROCR_VISIBLE_DEVICES",
+        "PIP_CACHE_DIR",
+        "UV_CACHE_DIR",
+    )
+    out = {k: env[k] for k in keep if k in env}
+    out.update(
+        {
+            k: v
+            for k, v in env.items()
+            if k.startswith(("PIP_", "UV_"))
+            and k not in ("PIP_TARGET", "PIP_USER", "PIP_PREFIX", "PIP_REQUIREMENT", "PIP_ROOT")
+        }
+    )
+    out["PYTHONNOUSERSITE"] = "1"
+    out["PYTHONUTF8"] = "1"
+    return out
+
+
+def visible_devices(env: Mapping[str, str] | None = None) -> str | None:
+    """``CUDA_VISIBLE_DEVICES`` as set, ``None`` where it is not."""
+    env = os.environ if env is None else env
+    return env.get("CUDA_VISIBLE_DEVICES")

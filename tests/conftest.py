@@ -1,0 +1,38 @@
+"""Shared fixtures: every test has a home of its own; slow tests share one, so that environments are built once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "advisor home"))
+    for name in ("ADVISOR_OFFLINE", "HF_HUB_OFFLINE", "ADVISOR_HOST", "ADVISOR_PORT", "ADVISOR_RECOVER"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared_home() -> Path:
+    """A home that lasts: managed environments and finished steps in it are reused from test to test and run to run."""
+    home = Path(os.environ.get("ADVISOR_TEST_HOME", str(REPO / ".advisor" / "tests")))
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+@pytest.fixture
+def in_shared_home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point advisor at the shared home for this test."""
+    monkeypatch.setenv("ADVISOR_HOME", str(shared_home))
+    return shared_home
+
+
+@pytest.fixture
+def repo() -> Path:
+    """The checkout."""
+    return REPO
