@@ -27,7 +27,9 @@ class Event(Shape, frozen=True):
 class Reporter(Protocol):
     """Called with each event, from the thread that does the work. What it raises is ignored."""
 
-    def __call__(self, event: Event, /) -> None: ...
+    def __call__(self, event: Event, /) -> None:
+        """Hear one event."""
+        ...
 
 
 def silent(event: Event, /) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from advisor.api.explaining import explain
+    from advisor.api.health import doctor
     from advisor.api.listing import (
         config,
         env_build,
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
         rules_list,
         rules_show,
     )
-    from advisor.api.health import doctor
-    from advisor.api.explaining import explain
     from advisor.api.making import quantize, verify
     from advisor.api.planning import describe, estimate, probe, recommend
     from advisor.api.serving import deployments, down, follow, logs, restart, status

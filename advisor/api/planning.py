@@ -24,7 +24,6 @@ from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, PlanRequest, Warning_
 from advisor.facts.plan import Settings as RunSettings
 from advisor.facts.reports import ProbeReport, RecommendReport
-from advisor.facts.words import KV_TYPES, METHODS, RUNTIMES, is_format
 
 if TYPE_CHECKING:
     from advisor.settings import Settings
@@ -96,7 +95,8 @@ def target_machine(
         AdvisorError: ``hardware-not-found``, ``bad-machine-file``, ``contradictory-options``.
     """
     if isinstance(machine, Machine):
-        base, warnings, here = machine, (), machine.named is None
+        base, here = machine, machine.named is None
+        warnings: tuple[Warning_, ...] = ()
     else:
         base, warnings, here = bundle_or_probe(machine, settings)
     named = tuple(h for h in hardware if h != "this")
@@ -105,38 +105,6 @@ def target_machine(
     from advisor.probe.catalog import machine_from
 
     return machine_from(named, memory=memory, vram=vram, bandwidth=bandwidth, base=base), warnings, False
-
-
-def check_words(
-    *, method: str | None, format: str | None, runtime: str | None, kv_type: str | None  # noqa: A002
-) -> None:
-    """Refuse names that are not of the contract.
-
-    Raises:
-        AdvisorError: ``bad-option`` with the near misses.
-    """
-    from advisor.errors import did_you_mean
-
-    for what, word, known in (
-        ("method", method, METHODS),
-        ("runtime", runtime, RUNTIMES),
-        ("kv-type", kv_type, KV_TYPES),
-    ):
-        if word is not None and word not in known:
-            raise AdvisorError(
-                "bad-option",
-                f"There is no {what} {word!r}.{did_you_mean(word, known)}",
-                context=[f"known: {', '.join(known)}"],
-            )
-    if format is not None and not is_format(format):
-        from advisor.facts.words import GGUF_FORMATS, PLAIN_FORMATS
-
-        known = (*GGUF_FORMATS, *PLAIN_FORMATS, "w4a16-g128")
-        raise AdvisorError(
-            "bad-option",
-            f"There is no format {format!r}.{did_you_mean(format, known)}",
-            context=[f"known: {', '.join(known)}"],
-        )
 
 
 def recommend(
@@ -152,7 +120,7 @@ def recommend(
     context: int | None = None,
     parallel: int | None = None,
     method: str | None = None,
-    format: str | None = None,  # noqa: A002 - the word of the contract
+    format: str | None = None,
     runtime: str | None = None,
     quantizer: str | None = None,
     kv_type: str | None = None,
@@ -172,7 +140,6 @@ def recommend(
         AdvisorError: an unknown model, goal, device or word; options that exclude each other.
     """
     s = load_settings(settings)
-    check_words(method=method, format=format, runtime=runtime, kv_type=kv_type)
     target, warnings, here = target_machine(
         s, machine=machine, hardware=hardware, memory=memory, vram=vram, bandwidth=bandwidth
     )
@@ -211,7 +178,11 @@ def _recommend(
     from advisor.planner.recommend import recommend as plan
 
     pack = rule_pack(settings)
-    wanted = goals.get(request.goal, overlay=datafiles.overlay_dir(settings.paths.config, "profiles/goals"))
+    wanted = goals.get(
+        request.goal,
+        overlay=datafiles.overlay_dir(settings.paths.config, "profiles/goals"),
+        cache_dir=Path(settings.paths.cache) / "rules",
+    )
     result = plan(
         facts,
         tensors(facts),
@@ -247,7 +218,7 @@ def estimate(
     model: str,
     *,
     method: str = "gguf",
-    format: str = "q4_k_m",  # noqa: A002
+    format: str = "q4_k_m",
     runtime: str = "llama.cpp",
     machine: Machine | Path | None = None,
     hardware: tuple[str, ...] = (),
@@ -272,7 +243,6 @@ def estimate(
         AdvisorError: unknown words, ``env-failed`` where the engine is asked and not installed.
     """
     s = load_settings(settings)
-    check_words(method=method, format=format, runtime=runtime, kv_type=kv_type)
     target, warnings, _ = target_machine(
         s, machine=machine, hardware=hardware, memory=memory, vram=vram, bandwidth=bandwidth
     )

@@ -1,1 +1,1 @@
-"""What quantizers and runtimes can do, how they are started, and what their logs mean. Pure: nothing is started here."""
+"""What quantizers and runtimes can do, how they are started, what their logs mean. Pure: nothing is started here."""

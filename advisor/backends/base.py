@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import msgspec
+
 from advisor.facts.base import Shape
 from advisor.facts.plan import Settings
 from advisor.facts.results import Finding
@@ -26,7 +28,7 @@ class RuntimeCapabilities(Shape, frozen=True, kw_only=True):
     devices: tuple[str, ...]
     executable: bool
     needs: dict[str, tuple[str, ...]]
-    min_compute_capability: dict[str, float] = {}
+    min_compute_capability: dict[str, float] = msgspec.field(default_factory=dict)
     openai_api: bool = True
     env: str | None = None
 
@@ -60,7 +62,7 @@ class Command(Shape, frozen=True, kw_only=True):
     """An argument vector (never a shell line) and what to start it with. ``env`` adds to a scrubbed environment."""
 
     argv: tuple[str, ...]
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     cwd: str | None = None
 
 

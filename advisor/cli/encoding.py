@@ -52,7 +52,7 @@ def open_null() -> TextIO:
     """A text stream that swallows everything."""
     import os
 
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - lives as long as the process
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - lives as long as the process
 
 
 def hang_up() -> None:

@@ -108,7 +108,6 @@ def _private_file(raw: bytes) -> Path | None:
     return None
 
 
-
 def show_traceback(exception: BaseException) -> None:
     """Write the traceback of a bug to standard error, for ``--verbose``."""
     import traceback

@@ -9,7 +9,7 @@ UNKNOWN = "unknown"
 
 def _scaled(value: float, step: float, units: tuple[str, ...]) -> str:
     index = 0
-    while abs(value) >= step and index < len(units) - 1:
+    while abs(value) >= step * 0.9995 and index < len(units) - 1:
         value /= step
         index += 1
     if index == 0 and float(value).is_integer():

@@ -21,7 +21,6 @@ _MACHINE: Final = (
     click.option("--memory", type=SIZE, help="Host memory to plan with (24GB, 24GiB); unified memory where it is one."),
     click.option("--vram", type=SIZE, help="Memory of the device to plan with."),
     click.option("--bandwidth", type=BANDWIDTH, help="Memory bandwidth to plan with (1008GB/s)."),
-    click.option("--machine", type=EXISTING, help="Plan for a recorded machine (a folder or a file of `probe`)."),
 )
 _CHOICE: Final = (
     click.option("--method", type=METHOD, help="Take this quantization method only."),
@@ -43,9 +42,12 @@ _WISHES: Final = (
     ),
     click.option("--within", type=DURATION, help="Be ready within this time (90s, 10m, 1h)."),
     click.option("--no-download", is_flag=True, help="Use only what is here already."),
-    click.option("--model-facts", type=EXISTING, help="Read the model's facts from a file instead."),
-    click.option("--top", type=COUNT, default=5, show_default=True, help="Show so many plans."),
 )
+_REPLAY: Final = (
+    click.option("--machine", type=EXISTING, help="Plan for a recorded machine (a folder or a file of `probe`)."),
+    click.option("--model-facts", type=EXISTING, help="Read the model's facts from a file instead."),
+)
+_TOP: Final = (click.option("--top", type=COUNT, default=5, show_default=True, help="Show so many plans."),)
 
 
 def _stack(options: tuple[Any, ...]) -> Decorator:
@@ -57,5 +59,6 @@ def _stack(options: tuple[Any, ...]) -> Decorator:
     return decorate
 
 
-machine_options = _stack(_MACHINE)
+machine_options = _stack((*_MACHINE, _REPLAY[0]))
 planning_options = _stack((*_WISHES, *_CHOICE, *_MACHINE))
+recommend_options = _stack((*_WISHES, *_CHOICE, *_MACHINE, *_REPLAY, *_TOP))

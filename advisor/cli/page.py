@@ -64,6 +64,14 @@ class Page:
         self.width = self.console.width
         self.narrow = self.width < NARROW
         self._started = False
+        self._terminal = stream.isatty()
+        # Written at once by the caller, who knows what a closed pipe means here.
+        self.console.begin_capture()
+
+    def finish(self) -> str:
+        """The whole page; padding at the ends of lines is kept for terminals only."""
+        text = self.console.end_capture()
+        return text if self._terminal else "".join(f"{line.rstrip(' ')}\n" for line in text.splitlines())
 
     def _print(self, text: Text | str, style: str = "") -> None:
         self._started = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem
@@ -13,8 +13,13 @@ from advisor.cli import values
 from advisor.errors import AdvisorError, did_you_mean
 from advisor.facts.words import GGUF_FORMATS, GOALS, KV_TYPES, METHODS, PLAIN_FORMATS, RUNTIMES, is_format
 
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:  # generic only in newer releases
+    _Type = click.ParamType
 
-class Parsed(click.ParamType):
+
+class Parsed(_Type):
     """A value read by a function that raises ``ValueError`` with a full sentence."""
 
     def __init__(self, name: str, parse: Callable[[str], float | int]) -> None:
@@ -31,7 +36,7 @@ class Parsed(click.ParamType):
             self.fail(str(e) + ".", param, ctx)
 
 
-class Word(click.ParamType):
+class Word(_Type):
     """A word of a fixed vocabulary; case does not matter. ``accepts`` admits words beyond the listed ones."""
 
     def __init__(self, name: str, words: tuple[str, ...], accepts: Callable[[str], bool] | None = None) -> None:
@@ -42,18 +47,18 @@ class Word(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the word in lower case."""
         word = str(value).lower()
-        if self._accepts(word):
-            return word
-        near = did_you_mean(word, self._words)
-        known = "" if near else " Known: " + ", ".join(self._words) + "."
-        self.fail(f"there is no {self.name} {value!r}.{near}{known}", param, ctx)
+        if not self._accepts(word):
+            near = did_you_mean(word, self._words)
+            known = "" if near else " Known: " + ", ".join(self._words) + "."
+            self.fail(f"there is no {self.name} {value!r}.{near}{known}", param, ctx)
+        return word
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Offer the listed words."""
         return [CompletionItem(w) for w in self._words if w.startswith(incomplete.lower())]
 
 
-class Suggested(click.ParamType):
+class Suggested(_Type):
     """Free text for which the shell offers the usual words; whether it is right is decided later."""
 
     def __init__(self, name: str, words: tuple[str, ...]) -> None:
@@ -65,7 +70,7 @@ class Suggested(click.ParamType):
         return [CompletionItem(w) for w in self._words if w.startswith(incomplete)]
 
 
-class Existing(click.ParamType):
+class Existing(_Type):
     """A file or folder that must be there; otherwise ``file-not-found``, which is not a usage error."""
 
     name = "path"

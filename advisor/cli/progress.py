@@ -23,7 +23,8 @@ _MARKS: Final = {"step-finished": "✓", "step-reused": "✓", "step-failed": "�
 class Shown(Protocol):
     """A reporter that has to be ended."""
 
-    def __call__(self, event: Event, /) -> None: ...
+    def __call__(self, event: Event, /) -> None:
+        """Show the event."""
 
     def close(self) -> None:
         """Leave the stream as a terminal should be."""

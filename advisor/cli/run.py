@@ -99,7 +99,11 @@ class Run:
             raise AdvisorError(
                 "prompt-needs-terminal", f"{question} There is no terminal to ask on; --yes answers yes."
             )
+        if not self.ask(question):
+            raise AdvisorError("interrupted", "Not done, as answered.")
+
+    def ask(self, question: str) -> bool:
+        """Ask on the terminal; only yes is yes."""
         sys.stderr.write(f"{question} [y/N] ")
         sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise AdvisorError("interrupted", "Not done, as answered.")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")

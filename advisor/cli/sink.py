@@ -62,7 +62,9 @@ class Sink:
         if self.mode == "quiet":
             self._out("".join(f"{clean(line, None)}\n" for line in quiet))
             return
-        self._guarded(lambda: human(_page(sys.stdout)))
+        page = _page(sys.stdout)
+        human(page)
+        self._out(page.finish())
 
     def raw(self, text: str) -> None:
         """Write ``text`` as it is: a file's content, not a table."""

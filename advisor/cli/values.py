@@ -34,7 +34,7 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{text!r} is not a whole number of bytes; write for example 24GB or 24GiB")
     factor = _UNITS[unit.lower()] if unit else 1
     whole, _, fraction = found["n"].partition(".")
-    size = (int(whole + fraction) * factor) // 10 ** len(fraction)
+    size: int = int(whole + fraction) * factor // 10 ** len(fraction)
     if size <= 0:
         raise ValueError(f"{text!r} is no size: it must be above zero")
     return size

@@ -77,6 +77,16 @@ class Assigned(NamedTuple):
     fallback: bool
 
 
+class _Row(NamedTuple):
+    """A tensor in the quantizer's order: where it stands in the model's own order, and what rules ask of it."""
+
+    at: int
+    tensor: TensorSpec
+    kept: bool
+    category: str
+    width: int
+
+
 class _Shape(NamedTuple):
     arch: str
     gqa: int
@@ -108,7 +118,7 @@ def more_bits(i: int, n: int) -> bool:
 
 def _kept(t: TensorSpec) -> bool:
     name = t.name
-    if sum(d > 1 for d in t.shape) < 2 and (len(t.shape) < 2 or t.shape[0] == 1 or len(t.shape) == 1):
+    if not any(d > 1 for d in t.shape[:-1]):  # the engine counts (1, n) as one-dimensional
         return True
     if not name.endswith("weight") or name in _WHOLE_KEPT:
         return True
@@ -181,28 +191,41 @@ def _attn_output(fmt: str, default: str, s: _Shape) -> str:
     return {"q2_k": "q3_k", "q3_k_m": "q4_k", "q3_k_l": "q5_k"}.get(fmt, default)
 
 
-def _order(tensors: Sequence[TensorSpec]) -> list[int]:
-    """Indices in the order in which the quantizer visits tensors: by layer, then by name."""
-
-    def key(i: int) -> tuple[int, str]:
-        found = _LAYER.match(tensors[i].name)
-        return (int(found[1]) if found else -1, tensors[i].name)
-
-    return sorted(range(len(tensors)), key=key)
+_ROWS: Final[dict[int, tuple[Sequence[TensorSpec], tuple[_Row, ...]]]] = {}
 
 
-def _shape(model: ModelFacts, tensors: Sequence[TensorSpec]) -> _Shape:
-    values = sum(category(t.name) == "attn_v" and t.name.endswith("weight") for t in tensors)
-    top = max((t.layer for t in tensors if t.layer is not None), default=model.layers - 1)
+def _rows(tensors: Sequence[TensorSpec]) -> tuple[_Row, ...]:
+    """The tensors in the order in which the quantizer visits them: by layer, then by name. Kept for the last models."""
+    found = _ROWS.get(id(tensors))
+    if found is not None and found[0] is tensors:
+        return found[1]
+
+    def key(row: _Row) -> tuple[int, str]:
+        at = _LAYER.match(row.tensor.name)
+        return (int(at[1]) if at else -1, row.tensor.name)
+
+    rows = (_Row(i, t, _kept(t), category(t.name), t.width) for i, t in enumerate(tensors))
+    built = tuple(sorted(rows, key=key))
+    if len(_ROWS) >= 16:
+        _ROWS.clear()
+    _ROWS[id(tensors)] = (tensors, built)
+    return built
+
+
+def _shape(model: ModelFacts, rows: Sequence[_Row]) -> _Shape:
+    values = sum(r.category == "attn_v" for r in rows)
+    top = max((r.tensor.layer for r in rows if r.tensor.layer is not None), default=model.layers - 1)
     layers = max(model.layers, top + 1)
     # Only these two architectures have a "70B" of 80 layers in the engine's own table.
-    big = layers == 80 and (model.architecture in ("qwen2", "deci") or (model.architecture == "llama" and model.gqa > 1))
+    big = layers == 80 and (
+        model.architecture in ("qwen2", "deci") or (model.architecture == "llama" and model.gqa > 1)
+    )
     return _Shape(
         arch=model.architecture,
         gqa=model.gqa,
         experts=model.experts,
         big=big,
-        tied=all(t.name != "output.weight" for t in tensors),
+        tied=all(r.category != "output" for r in rows),
         layers=layers,
         values=values,
     )
@@ -234,23 +257,23 @@ def assign(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str, *, imatri
             f'"{fmt}" is not a GGUF file type that advisor can make.{did_you_mean(fmt, list(DEFAULTS))}',
             hint="advisor recommend MODEL --method gguf",
         )
-    s = _shape(model, tensors)
+    rows = _rows(tensors)
+    s = _shape(model, rows)
     out: dict[int, Assigned] = {}
     values = downs = 0
     by_layer = s.experts > 1
-    for index in _order(tensors):
-        t = tensors[index]
-        if _kept(t):
+    for index, t, kept, what, width in rows:
+        if kept:
             kind = t.gguf_type if t.gguf_type in _PLAIN else "f32"
             out[index] = Assigned(t, kind or "f32", kind or "f32", False)
             continue
         if default in _PLAIN:
             out[index] = Assigned(t, default, default, False)
             continue
-        what, wanted = category(t.name), default
+        wanted = default
         if what == "output" or (what == "token_embd" and s.tied):
             block = BLOCKS[default][0]
-            if s.arch == "falcon" or t.width % block or default == "q8_0":
+            if s.arch == "falcon" or width % block or default == "q8_0":
                 wanted = "q8_0"
             else:
                 wanted = "q6_k"
@@ -264,7 +287,7 @@ def assign(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str, *, imatri
             downs += 1
         elif what == "attn_output":
             wanted = _attn_output(fmt, default, s)
-        kind = _fit(wanted, t.width)
+        kind = _fit(wanted, width)
         # A tied or output matrix narrower than the block skips the usual type altogether; the name still promised it.
         promised = "q6_k" if wanted == "q8_0" and what in ("output", "token_embd") and default != "q8_0" else wanted
         out[index] = Assigned(t, kind, promised, kind != promised)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import resource
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -32,6 +32,7 @@ STATUS_VERSION: Final = 1
 _CHUNK: Final = 65536
 _TICK_S: Final = 0.5
 _LEFTOVER_GRACE_S: Final = 2.0
+_LOG_END_S: Final = 5.0
 
 
 def now() -> str:
@@ -53,18 +54,16 @@ def describe_exit(code: int | None, number: int | None) -> str:
 
 
 class RotatingLog:
-    """A log of bounded size. What cannot be written (disk full) is counted and dropped, so that the pipe drains."""
+    """A log of bounded size. What cannot be written (disk full) is dropped, counted, and owned up to later."""
 
     def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
         self.path, self.max_bytes, self.keep = path, max_bytes, keep
         self.dropped = 0
         self._fd: int | None = None
         self._size = 0
-        with contextlib.suppress(OSError):
-            if path.stat().st_size:
-                self._shift()
 
-    def _shift(self) -> None:
+    def shift(self) -> None:
+        """Turn the files over: ``log`` becomes ``log.1`` and so on; the oldest goes."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -75,29 +74,82 @@ class RotatingLog:
             older = self.path.with_name(f"{self.path.name}.{i}")
             if older.exists():
                 older.replace(self.path.with_name(f"{self.path.name}.{i + 1}"))
-        self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        if self.path.exists():
+            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
 
     def write(self, data: bytes) -> None:
-        """Append; turn the files over where the limit is reached."""
-        while data:
-            try:
-                if self._fd is not None and self._size >= self.max_bytes:
-                    self._shift()
-                if self._fd is None:
-                    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-                    self._fd = os.open(self.path, flags, 0o600)
-                    self._size = os.fstat(self._fd).st_size
-                    continue
-                written = os.write(self._fd, data[: self.max_bytes - self._size])
-            except OSError:
-                self.dropped += len(data)
-                return
-            self._size += written
-            data = data[written:]
+        """Append, turning the files over where the limit is reached. Never raises for the disk's sake."""
+        try:
+            if self.dropped and self._append(f"[advisor] {self.dropped} bytes could not be written here\n".encode()):
+                self.dropped = 0
+            while data:
+                written = self._append(data)
+                data = data[written:]
+        except OSError:
+            self.dropped += len(data)
+
+    def _append(self, data: bytes) -> int:
+        if self._fd is not None and self._size >= self.max_bytes:
+            self.shift()
+        if self._fd is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            self._fd = os.open(self.path, flags, 0o600)
+            self._size = os.fstat(self._fd).st_size
+            if self._size >= self.max_bytes:
+                return 0
+        written = os.write(self._fd, data[: self.max_bytes - self._size])
+        self._size += written
+        return written
+
+
+class LogPipe:
+    """The server's output: a pipe, and a child that does nothing but move what comes out of it into the log.
+
+    The child is a process of its own so that a server outlives its supervisor with its output still read: nobody gets
+    a broken pipe, nobody blocks on a full one. It ends when the last writer is gone.
+    """
+
+    def __init__(self, log: RotatingLog) -> None:
+        self.log = log
+        self.reader, self.writer = os.pipe()
+        self.child = 0
+        self.start()
+
+    def start(self) -> None:
+        """Fork the child."""
+        self.child = os.fork()
+        if self.child:
+            return
+        try:
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_IGN)
+            os.close(self.writer)
+            while data := os.read(self.reader, _CHUNK):
+                self.log.write(data)
+        finally:
+            os._exit(0)
+
+    def tend(self) -> None:
+        """Start the child again if something killed it."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(self.child, os.WNOHANG)[0]:
+                self.start()
 
     def note(self, text: str) -> None:
-        """Append a line of the supervisor's own."""
-        self.write(f"[advisor {now()}] {text}\n".encode(errors="replace"))
+        """Add a line of the supervisor's own, unless the pipe stays full."""
+        line = f"[advisor {now()}] {text}"[:400].encode(errors="replace") + b"\n"
+        # A pipe that is ready takes this much at once; it cannot be made non-blocking for one of its writers alone.
+        if select.select([], [self.writer], [], 1.0)[1]:
+            os.write(self.writer, line)
+
+    def close(self) -> None:
+        """Let the child finish what was written, and wait for it; not for ever, a survivor may hold the pipe."""
+        os.close(self.writer)
+        os.close(self.reader)
+        until = time.monotonic() + _LOG_END_S
+        with contextlib.suppress(ChildProcessError):
+            while not os.waitpid(self.child, os.WNOHANG)[0] and time.monotonic() < until:
+                time.sleep(0.01)
 
 
 class Supervisor:
@@ -122,7 +174,6 @@ class Supervisor:
             "exit_code": None,
             "exit_signal": None,
             "likely_oom": False,
-            "log_dropped_bytes": 0,
             "launched_at": now(),
             "started_at": None,
             "stopped_at": None,
@@ -130,10 +181,12 @@ class Supervisor:
         }
         self.unwritten = False
         self._asked = False
-        self.log = RotatingLog(folder / "server.log", int(self.spec["log_max_bytes"]), int(self.spec["log_keep"]))
-        self.selector = selectors.DefaultSelector()
+        log = RotatingLog(folder / "server.log", int(self.spec["log_max_bytes"]), int(self.spec["log_keep"]))
+        with contextlib.suppress(OSError):
+            log.shift()  # what an earlier launch wrote is kept apart
+        self.log = LogPipe(log)
+        self.wake = -1
         self.child: subprocess.Popen[bytes] | None = None
-        self.pipe: int | None = None
 
     def stopping(self) -> bool:
         """Whether SIGTERM came; it may come at any line."""
@@ -143,7 +196,7 @@ class Supervisor:
 
     def write(self, **changes: Any) -> None:
         """Put changes into the status file: all of them or none, even when the machine stops in between."""
-        self.status.update(changes, log_dropped_bytes=self.log.dropped, updated_at=now())
+        self.status.update(changes, updated_at=now())
         temporary = self.folder / "status.json.tmp"
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -157,15 +210,14 @@ class Supervisor:
         except OSError:
             self.unwritten = True  # tried again at the next tick
 
-    # -- signals and the pipe --------------------------------------------------------------------------------------
+    # -- signals -----------------------------------------------------------------------------------------------------
 
     def listen(self) -> None:
         """Turn signals into wake-ups. Handlers, not SIG_IGN: the server would inherit ignored signals."""
-        reader, writer = os.pipe()
-        for fd in (reader, writer):
+        self.wake, writer = os.pipe()
+        for fd in (self.wake, writer):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self.selector.register(reader, selectors.EVENT_READ, "wake")
 
         def stop(number: int, frame: object) -> None:
             self._asked = True
@@ -176,46 +228,18 @@ class Supervisor:
         signal.signal(signal.SIGTERM, stop)
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, nothing)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     def turn(self, seconds: float) -> None:
-        """Wait for output or a signal for at most ``seconds`` and keep what came."""
-        for key, _ in self.selector.select(max(0.0, seconds)):
-            if key.data == "wake":
-                with contextlib.suppress(BlockingIOError):
-                    os.read(key.fd, 4096)
-            else:
-                self.drain_once()
-
-    def drain_once(self) -> bool:
-        """Move one piece of output into the log; false where there is none now."""
-        if self.pipe is None:
-            return False
-        try:
-            data = os.read(self.pipe, _CHUNK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            self.close_pipe()
-            return False
-        self.log.write(data)
-        return True
-
-    def close_pipe(self) -> None:
-        """Forget the pipe: the server closed its output, which does not mean that it ended."""
-        if self.pipe is not None:
-            self.selector.unregister(self.pipe)
-            os.close(self.pipe)
-            self.pipe = None
+        """Sleep for at most ``seconds`` or until a signal comes."""
+        if select.select([self.wake], [], [], max(0.0, seconds))[0]:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.wake, 4096)
+        self.log.tend()
 
     # -- the server --------------------------------------------------------------------------------------------------
 
     def start(self) -> str | None:
         """Start the server; return why it could not be."""
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
         # Some runtimes rename their processes over the memory that holds the environment; SPT_NOENV forbids that.
         env = {**self.spec["env"], SERVER_MARK: self.uuid, "SPT_NOENV": "1"}
         try:
@@ -224,17 +248,12 @@ class Supervisor:
                 env=env,
                 cwd=self.spec["cwd"],
                 stdin=subprocess.DEVNULL,
-                stdout=writer,
+                stdout=self.log.writer,
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
         except (OSError, ValueError) as e:
-            os.close(reader)
             return f"the server cannot be started: {e}"
-        finally:
-            os.close(writer)
-        self.pipe = reader
-        self.selector.register(reader, selectors.EVENT_READ, "output")
         seen = process(self.child.pid)
         self.log.note(f"server started, pid {self.child.pid}")
         self.write(state="running", pid=self.child.pid, pid_start=seen.start if seen else None, started_at=now())
@@ -278,7 +297,7 @@ class Supervisor:
             self.log.note("these processes of the server do not die: " + ", ".join(str(p.pid) for p in left))
 
     def watch(self) -> tuple[int | None, int | None]:
-        """Keep the server's output until it ends, stopping it when asked; return exit code and signal."""
+        """Wait for the server's end, stopping it when asked; return exit code and signal."""
         assert self.child is not None
         kill_at: float | None = None
         while not self.ended():
@@ -296,10 +315,6 @@ class Supervisor:
             if self.unwritten:
                 self.write()
         self.sweep()
-        until = time.monotonic() + 1.0
-        while time.monotonic() < until and self.drain_once():
-            pass
-        self.close_pipe()
         code = self.child.wait()
         return (None, -code) if code < 0 else (code, None)
 
@@ -312,10 +327,11 @@ class Supervisor:
     def finish(self, state: str, reason: str | None) -> None:
         """Write the last status; where the disk is full, try for a while."""
         self.log.note(f"{state}: {reason}" if reason else state)
+        self.log.close()
         self.write(state=state, reason=reason, stopped_at=now())
         until = time.monotonic() + 10.0
         while self.unwritten and time.monotonic() < until:
-            self.turn(_TICK_S)
+            time.sleep(_TICK_S)
             self.write()
 
     def run(self) -> None:

@@ -89,7 +89,6 @@ class StatusFile(Shape, frozen=True, kw_only=True):
     exit_code: int | None
     exit_signal: int | None
     likely_oom: bool
-    log_dropped_bytes: int
     launched_at: str
     started_at: str | None
     stopped_at: str | None
@@ -118,7 +117,7 @@ def valid_name(name: str) -> bool:
 def slug(text: str) -> str:
     """Make a deployment name of any text, a model's name for instance; never empty, at most 63 characters."""
     plain = unicodedata.normalize("NFKD", text.rsplit("/", 1)[-1]).encode("ascii", "ignore").decode().lower()
-    name = re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-._")[:63].rstrip("-._")
+    name = re.sub(r"[^a-z0-9._]+", "-", plain).strip("-._")[:63].rstrip("-._")
     return name or "model"
 
 

@@ -59,12 +59,17 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     except OSError as e:
         why = "is a symbolic link" if e.errno in (errno.ELOOP, errno.EMLINK) else f"cannot be opened: {e.strerror}"
         raise Untrusted(f"{path.name} {why}") from e
-    with os.fdopen(fd, "rb") as f:
-        seen = os.fstat(f.fileno())
+    try:
+        seen = os.fstat(fd)
         if not stat.S_ISREG(seen.st_mode):
             raise Untrusted(f"{path.name} is not a plain file")
         _ours(seen, path.name)
-        raw = f.read(limit + 1)
+        with os.fdopen(os.dup(fd), "rb") as f:
+            raw = f.read(limit + 1)
+    except OSError as e:
+        raise Untrusted(f"{path.name} cannot be read: {e.strerror}") from e
+    finally:
+        os.close(fd)
     if len(raw) > limit:
         raise Untrusted(f"{path.name} is larger than {limit} bytes")
     return raw

@@ -126,7 +126,7 @@ def _port_remark(spec: LaunchSpec, seen: Seen) -> str | None:
     if seen.server is None:
         return None
     host = ports.reachable_host(spec.host)
-    until = time.monotonic() + 2.0
+    until = time.monotonic() + 0.5
     while ports.accepts(host, spec.port):
         if time.monotonic() >= until:
             return f"its processes are gone, but somebody else answers on port {spec.port}"

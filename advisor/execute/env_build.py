@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from advisor.errors import AdvisorError
-from advisor.events import Cancel, Event, Reporter
+from advisor.events import Cancel, Event, Reporter, silent
 from advisor.execute import unpack
 from advisor.execute.disk import disk_errors, free_bytes, write_atomic
 from advisor.execute.proc import Completed, run, run_runner
@@ -150,7 +150,7 @@ def install(env: Env, requirements: tuple[str, ...], *, log: Path, reporter: Rep
         check=False,
     )
     if done.returncode != 0:
-        raise _pip_failed(done, f"pip could not install the packages of {env.name}")
+        raise _unreachable(env, done, cancel) or _pip_failed(done, f"pip could not install the packages of {env.name}")
 
 
 def check_health(
@@ -277,6 +277,28 @@ def _both(jobs: list[Callable[[Cancel], None]], cancel: Cancel) -> None:
             raise
     if errors:
         raise errors[0]
+
+
+def _unreachable(env: Env, done: Completed, cancel: Cancel) -> AdvisorError | None:
+    """An index that cannot be reached looks to pip like a package without versions; looking it up once more tells."""
+    missing = re.search(r"No matching distribution found for (\S+)", "\n".join(done.tail))
+    if missing is None:
+        return None
+    try:
+        download(
+            env,
+            missing[1],
+            "wheel",
+            Path(env.path),
+            step=STEP,
+            log=done.log,
+            reporter=silent,
+            cancel=cancel,
+            max_bytes=0,
+        )
+    except AdvisorError as e:
+        return e if e.code in ("network", "interrupted") else None
+    return None
 
 
 def _pip_failed(done: Completed, what: str) -> AdvisorError:

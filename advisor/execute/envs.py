@@ -308,6 +308,8 @@ def _usable(base: Path) -> tuple[Env | None, str | None]:
 
 
 def _remove_leftovers(base: Path) -> None:
+    """Clear what earlier builds left. The lock is held, but file systems without locks exist: the living are spared."""
     for folder in base.iterdir():
-        if folder.is_dir() and owner.is_alive(folder.name.rpartition(".")[0]) is not True:
+        builder = folder.name.rpartition(".")[0]
+        if folder.is_dir() and (builder == owner.me() or owner.is_alive(builder) is not True):
             remove_tree(folder)

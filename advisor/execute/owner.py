@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def kernel() -> str:
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         namespace = ""
-    seed = "\0".join((_read("/proc/sys/kernel/random/boot_id"), namespace, socket.gethostname()))
+    seed = "\0".join((_read("/proc/sys/kernel/random/boot_id"), namespace, os.uname().nodename))
     return hashlib.sha256(seed.encode()).hexdigest()[:12]
 
 

@@ -87,7 +87,9 @@ def check_port(host: str, port: int) -> None:
             s.bind((host, port))
         except PermissionError as e:
             raise AdvisorError(
-                "not-writable", f"Port {port} is kept for the administrator; take one from 1024 up.", hint="--port 8080"
+                "not-writable",
+                f"Port {port} is kept for the administrator; take one from 1024 up.",
+                hint="advisor up --port 8080",
             ) from e
         except OSError as e:
             import errno

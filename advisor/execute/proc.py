@@ -20,9 +20,10 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from advisor import settings as settings_
 from advisor.errors import CATALOGUE, AdvisorError
-from advisor.events import Cancel, Event, Reporter, safely
+from advisor.events import Cancel, Reporter, safely
 from advisor.execute.disk import disk_errors
 from advisor.execute.oom import oom_kills
+from advisor.execute.talk import Talk
 from advisor.facts.text import clean
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def run_runner(
     """
     import msgspec
 
-    talk = _Talk(step, safely(reporter))
+    talk = Talk(step, safely(reporter))
     done = run(
         [env.python, "-I", "-X", "utf8", str(RUNNERS / script)],
         log=log,
@@ -188,55 +189,6 @@ def run_runner(
     if talk.result is None:
         raise AdvisorError(code, f"{step}: {script} ended without a result.", context=done.tail, data=_data(done))
     return talk.result
-
-
-class _Talk:
-    """What a runner says on descriptor 3."""
-
-    def __init__(self, step: str, reporter: Reporter) -> None:
-        self.step, self.reporter = step, reporter
-        self.result: dict[str, Any] | None = None
-        self.error: dict[str, Any] | None = None
-        self.first: tuple[float, float] | None = None
-
-    def hear(self, line: bytes) -> None:
-        import msgspec
-
-        try:
-            said = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        if not isinstance(said, dict):
-            return
-        kind, data = said.get("type"), said.get("data")
-        if kind == "result" and isinstance(data, dict):
-            self.result = data
-        elif kind == "error":
-            self.error = said
-        elif kind == "progress":
-            self._progress(said)
-
-    def _progress(self, said: dict[str, Any]) -> None:
-        done, total = _number(said.get("done")), _number(said.get("total"))
-        now = time.monotonic()
-        left = None
-        if done is not None:
-            if self.first is None or done < self.first[1]:
-                self.first = (now, done)
-            if total is not None and done > self.first[1]:
-                left = round(max(0.0, (total - done) * (now - self.first[0]) / (done - self.first[1])), 1)
-        unit = said.get("unit")
-        self.reporter(
-            Event(
-                kind="progress",
-                step=self.step,
-                message=clean(str(said.get("message") or "")),
-                done=done,
-                total=total,
-                unit=clean(unit) if isinstance(unit, str) else None,
-                seconds_left=left,
-            )
-        )
 
 
 class _Child:
@@ -407,7 +359,3 @@ def _signal_words(number: int) -> str:
 
 def _data(done: Completed) -> dict[str, Any]:
     return {"backend_exit": done.returncode, "log": str(done.log), "oom_killed": done.oom_killed}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -69,6 +69,7 @@ FACTS: Final[dict[str, FactDef]] = {
     "candidate.tensor_parallel": _number("devices that one layer is spread over", "devices"),
     "candidate.heads_divide": _flag("the number of tensor-parallel devices divides the attention and KV heads"),
     "candidate.engine_duplicate": _flag("another runtime with the same engine serves the same file and is nearer"),
+    "candidate.fits_gpu_alone": _flag("the same method, format and runtime fit the accelerator without the host"),
     # the device it runs on
     "device.kind": _word("kind of device", "cpu", "nvidia", "amd", "intel", "apple", "other"),
     "device.vendor": _word("vendor of the accelerator; none on the host", *_VENDORS),

@@ -113,7 +113,8 @@ class Plan(Shape, frozen=True, kw_only=True):
     """One way to run the model. ``status`` is judged against the named machine, ``executable_here`` against this.
 
     ``parameters`` are what the rules set for the quantizer (``quantize.desc_act``, ``quantize.samples`` ...);
-    ``devices`` the device keys it runs on.
+    ``devices`` the device keys it runs on; ``terms`` are the parts of the score, each from 0 to 1 before the goal
+    weighs it, and ``guide``, which the rules add.
     """
 
     id: str
@@ -141,6 +142,7 @@ class Plan(Shape, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     parameters: dict[str, str | bool | int | float] = {}
     devices: tuple[str, ...] = ()
+    terms: dict[str, float] = {}
 
 
 class Rejected(Shape, frozen=True, kw_only=True):

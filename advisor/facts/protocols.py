@@ -11,12 +11,30 @@ from advisor.facts.plan import Settings
 class EngineAnswer(Protocol):
     """Bytes as the engine itself would allocate them."""
 
-    kv_cache_bytes: int
-    compute_bytes: int
-    weights_bytes: int
+    @property
+    def kv_cache_bytes(self) -> int:
+        """The KV cache."""
+        ...
+
+    @property
+    def state_bytes(self) -> int:
+        """Recurrent state."""
+        ...
+
+    @property
+    def compute_bytes(self) -> int:
+        """The largest work buffer."""
+        ...
+
+    @property
+    def output_bytes(self) -> int:
+        """The buffer of logits."""
+        ...
 
 
 class EngineOracle(Protocol):
     """Asks the runtime what it would allocate, without loading weights; ``None`` where it cannot say."""
 
-    def __call__(self, model: ModelFacts, fmt: str, settings: Settings, /) -> EngineAnswer | None: ...
+    def __call__(self, model: ModelFacts, fmt: str, settings: Settings, /) -> EngineAnswer | None:
+        """Answer for one model, GGUF format and settings."""
+        ...

@@ -49,6 +49,15 @@ class PromptPair(Shape, frozen=True, kw_only=True):
     coherent: bool
 
 
+class TaskScore(Shape, frozen=True, kw_only=True):
+    """A user's own task: how many of ``items`` questions the original and the artifact answer as expected."""
+
+    name: str
+    items: int
+    reference_correct: int | None
+    correct: int
+
+
 class Verification(Shape, frozen=True, kw_only=True):
     """``perplexity`` of the artifact, of the reference, and mean KL(reference || artifact) in nats on one text."""
 
@@ -64,6 +73,7 @@ class Verification(Shape, frozen=True, kw_only=True):
     gate: Gate
     types: dict[str, int] = {}
     seconds: float | None = None
+    task: TaskScore | None = None
 
 
 class Artifact(Shape, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -86,7 +87,8 @@ def _write_cache(cache_dir: Path | None, pack: RulePack) -> None:
         aside.write_bytes(msgspec.json.encode(pack))
         aside.replace(target)
     except OSError:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def _load(files: list[Path], own: list[Path], base: Path, overlay: Path | None, key: str) -> RulePack:

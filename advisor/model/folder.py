@@ -50,7 +50,8 @@ def _listing(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             names = []
             for entry in entries:
-                names.append(entry.name)
+                if entry.name.isprintable():
+                    names.append(entry.name)
                 if len(names) > MAX_ENTRIES:
                     raise AdvisorError(
                         "untrusted-model-path", f"{clean(str(folder))} has more than {MAX_ENTRIES} entries."
@@ -120,7 +121,7 @@ def _license(folder: Path, names: list[str]) -> str | None:
     if not head.startswith("---"):
         return None
     matter = head[3:].split("\n---", 1)[0]
-    found = re.search(r"^license:[ \t]*(\S[^\n#]*)$", matter, re.MULTILINE)
+    found = re.search(r"^license:[ \t]*([^\s#][^\n#]*?)[ \t]*(?:#.*)?$", matter, re.MULTILINE)
     return clean(found[1].strip().strip("'\""), 60) if found else None
 
 

@@ -145,6 +145,9 @@ def resolve(ref: str, *, overlay: Path | None = None, fetched: Fetched | None = 
         _not_found(ref, "is no model: it has control characters or blanks that names do not have")
     path = _existing(ref)
     if path is not None:
+        if clean(str(path.absolute()), None, one_line=False) != str(path.absolute()):
+            # Facts go into JSON and onto terminals, so a path has to be text that survives both.
+            raise AdvisorError("file-unreadable", f"The path {clean(ref, 200)} has characters that are not text.")
         return _local(path, ref)
     if ref.lower().startswith(bundled.PYPI):
         return _package(ref, overlay, fetched)

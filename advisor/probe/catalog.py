@@ -1,8 +1,8 @@
 """Devices by name: one profile a file in ``profiles/hardware``, found by id, alias or the maker's name.
 
-Reading YAML costs a millisecond a file, so names are looked up in ``index.json`` (made by ``build_index`` from the
-profiles, checked by a test) and only the profile that was asked for is read. A profile that the index does not know
-yet is still found by its id. Profiles of the user's own folder come first.
+Reading YAML costs a millisecond a file, so names are looked up in ``index.json`` (made from the profiles by
+``python -m advisor.probe.catalog``, checked by a test) and only the profile that was asked for is read. A profile that
+the index does not know yet is still found by its id. Profiles of the user's own folder come first.
 """
 
 from __future__ import annotations
@@ -218,3 +218,7 @@ def machine_from(
         bandwidth=bandwidth,
         base=base,
     )
+
+
+if __name__ == "__main__":
+    (_folder() / INDEX).write_bytes(build_index(_folder()))

@@ -35,7 +35,7 @@ _REASONS: Final[dict[str, str]] = {
 class Entry(NamedTuple):
     """One device of the driver's reply, or one slice of it."""
 
-    index: int
+    number: int
     raw: dict[str, Any]
     uuid: str
     parent: dict[str, Any] | None
@@ -83,22 +83,19 @@ def select(entries: list[Entry], visible: str | None, notes: Notes) -> list[Entr
     if visible is None:
         return entries
     shown: list[Entry] = []
-    for word in visible.split(",") if visible.strip() else []:
-        word = word.strip()
+    for n, part in enumerate(visible.split(",") if visible.strip() else [], 1):
+        word = part.strip()
         if word.isdecimal():
-            matching = [e for e in entries if e.index == int(word[:6])]
             # A number names the whole device; of a split one CUDA takes the first slice.
-            matching = matching[:1]
+            matching = [e for e in entries if e.number == int(word[:6])][:1]
         else:
             matching = [e for e in entries if word and e.uuid.lower().startswith(word.lower())]
         if len(matching) != 1 or matching[0] in shown:
             what = "is there twice" if len(matching) == 1 else "names no single device"
-            notes.add(
-                "devices.nvidia", "CUDA_VISIBLE_DEVICES", f"{clean(word, 50)!r} {what}; it and what follows is left out"
-            )
+            notes.add("devices.nvidia", "CUDA_VISIBLE_DEVICES", f"entry {n} {what}; it and what follows is left out")
             break
         shown += matching
-    reason = f"hidden by CUDA_VISIBLE_DEVICES={clean(visible, 60)!r}"
+    reason = "hidden by CUDA_VISIBLE_DEVICES"
     return shown + [e._replace(reason=e.reason or reason) for e in entries if e not in shown]
 
 
@@ -119,7 +116,7 @@ def _entries(raw: dict[str, Any], deadline_s: float) -> list[Entry]:
 def _device(entry: Entry, host: HostMemory, driver: str | None, notes: Notes) -> Device:
     raw, whole = entry.raw, entry.parent or entry.raw
     name = clean(raw["name"], 80) if isinstance(raw.get("name"), str) else "NVIDIA device"
-    what = f"{name} ({entry.index})"
+    what = f"{name} ({entry.number})"
     total, usable, free = _memory(raw.get("memory"), what, notes)
     whole_total = _memory(whole.get("memory"), what, Notes())[0]
     profile = _profile(whole, whole_total)
@@ -132,8 +129,7 @@ def _device(entry: Entry, host: HostMemory, driver: str | None, notes: Notes) ->
         notes.add(what, "/proc/meminfo", "the driver reports no memory; it shares the host's")
     if total is None and entry.reason is None:
         notes.add(what, "NVML", "memory is not reported; unknown")
-    pair = whole.get("compute_capability")
-    capability = round(pair[0] + pair[1] / 10, 1) if _two_ints(pair) else None
+    capability = _capability(whole.get("compute_capability"))
     gen = notes.sane_int(_number(whole.get("pcie_gen")), "pcie generation", what, "NVML")
     width = notes.sane_int(_number(whole.get("pcie_width")), "pcie width", what, "NVML")
     bandwidth = profile.bandwidth if profile else None
@@ -222,5 +218,8 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, dict) else value
 
 
-def _two_ints(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(type(v) is int and 0 <= v < 100 for v in value)
+def _capability(pair: Any) -> float | None:
+    """Major and minor number as one: ``[8, 9]`` is 8.9."""
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(type(v) is int and 0 <= v < 100 for v in pair):
+        return None
+    return float(round(pair[0] + pair[1] / 10, 1))

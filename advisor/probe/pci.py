@@ -51,6 +51,9 @@ def read_others(source: Source, pci: tuple[PciDevice, ...], notes: Notes) -> tup
         vendor, maker = _MAKERS[entry.vendor]
         if vendor == "nvidia":
             continue
+        if entry.address.endswith(":00:02.0") and vendor == "intel":
+            notes.add("devices.intel", "PCI bus", "graphics built into the processor; left out")
+            continue
         folder = f"{_FOLDER}/{entry.address}"
         name = f"{maker} device {entry.device:04x} (PCI)"
         total = _bytes(source.text(f"{folder}/mem_info_vram_total")) if vendor == "amd" else None

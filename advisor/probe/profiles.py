@@ -93,6 +93,7 @@ def normal(name: str) -> str:
 def spellings(profile: HardwareProfile) -> tuple[str, ...]:
     """Every normalised name under which a profile is found."""
     found = [normal(profile.id), *map(normal, profile.aliases)]
+    found += [f"{profile.vendor}-{short}" for short in found if not short.startswith(profile.vendor)]
     for given in (profile.name, *profile.driver_names):
         full = normal(given)
         short = _MAKERS.sub("", full)

@@ -53,7 +53,7 @@ def record(
         )
     recording = RecordingSource(source or LiveSource())
     probed = detect(recording, visible=visible, deadline_s=deadline_s)
-    scrubber = Scrubber(recording.text("/proc/self/cgroup"))
+    scrubber = Scrubber(recording.text("/proc/self/cgroup"), recording.text("/proc/self/mountinfo"))
     platform: Platform = recording.platform()
     bundle = Bundle(
         schema=BUNDLE_SCHEMA,
@@ -66,7 +66,7 @@ def record(
         present=tuple(sorted(scrubber.path(path) for path, there in recording.present.items() if there)),
         nvml=scrubber.value(recording.replies.get("nvml")),
         cpuinfo=scrubber.value(recording.replies.get("cpuinfo")),
-        visible=None if visible is None else scrubber.plain(visible),
+        visible=None if visible is None else scrubber.plain(_whole(visible, recording.replies.get("nvml"))),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +81,25 @@ def record(
             "not-writable", f"The bundle cannot be written to {clean(str(folder))}: {e.strerror}."
         ) from e
     return probed
+
+
+def _whole(visible: str, reply: Any) -> str:
+    """A device selection with whole UUIDs in place of their starts, so that they can be replaced like all others.
+
+    A word that selects nothing stays one that selects nothing.
+    """
+    devices = reply.get("devices") if isinstance(reply, dict) else None
+    found = [d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
+    for device in tuple(found):
+        mig = device.get("mig")
+        found += [s for s in mig.get("slices") or () if isinstance(s, dict)] if isinstance(mig, dict) else []
+    uuids = [d["uuid"] for d in found if isinstance(d.get("uuid"), str)]
+    words = []
+    for word in (part.strip() for part in visible.split(",")):
+        near = [u for u in uuids if word and u.lower().startswith(word.lower())]
+        known = not word or word.removeprefix("-").isdecimal()
+        words.append(word if known else near[0] if len(near) == 1 else "none")
+    return ",".join(words)
 
 
 def load_machine(path: Path) -> Probed:

@@ -20,23 +20,28 @@ _CPUINFO: Final = frozenset(
 )
 _MEMINFO: Final = frozenset(("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SReclaimable"))
 _STAT: Final = frozenset(("inactive_file", "total_inactive_file", "hierarchical_memory_limit"))
-# Components of cgroup paths and mount points that every system has.
+# Names of groups that say nothing about what runs in them.
 _COMMON: Final = re.compile(
-    r"sys|fs|cgroup|unified|memory|cpu|cpuacct|cpuset|cpu,cpuacct|cpuacct,cpu|systemd|docker|kubepods|kubepods\.slice"
-    r"|(?:system|user|machine|init)\.(?:slice|scope)|besteffort|burstable|guaranteed|lxc|libpod_parent|\.\.",
+    r"docker|kubepods|kubepods\.slice|(?:system|user|machine|init)\.(?:slice|scope)|besteffort|burstable|guaranteed|lxc|\.\."
 )
+_USUAL_POINT: Final = re.compile(r"/sys/fs/cgroup(?:/[a-z_,]{1,30})?")
 _UUID: Final = re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
 _MAC: Final = re.compile(r"\b(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}\b")
-_LONG_HEX: Final = re.compile(r"\b(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{12,}\b")
+# With a letter and a digit: plain decimal numbers are values.
+_LONG_HEX: Final = re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{12,}\b")
 _HOME: Final = re.compile(r"(/(?:home|Users)/)[^/\s:\"']+")
 
 
 class Scrubber:
     """One recording's placeholders: the same identifier always becomes the same placeholder."""
 
-    def __init__(self, own_cgroup: str | None) -> None:
+    def __init__(self, own_cgroup: str | None, mountinfo: str | None) -> None:
         self._uuids: dict[str, str] = {}
         self._groups: dict[str, str] = {}
+        self._points: dict[str, str] = {}
+        for mount in cgroup.mounts(mountinfo or ""):
+            usual = _USUAL_POINT.fullmatch(mount.point)
+            self._points.setdefault(mount.point, mount.point if usual else f"/sys/fs/cgroup/mount-{len(self._points)}")
         for path in cgroup.own_paths(own_cgroup or "").values():
             for part in path:
                 self._group(part)
@@ -58,16 +63,18 @@ class Scrubber:
 
     def path(self, path: str) -> str:
         """A path of a cgroup file with its groups renamed; any other path as it is."""
-        if not path.startswith("/sys/fs/cgroup") and not any(g in path.split("/") for g in self._groups):
+        points = [p for p in self._points if path.startswith(p + "/")]
+        if not points:
             return path
-        folder, _, name = path.rpartition("/")
-        return "/".join((self._renamed(folder), name))
+        point = max(points, key=len)
+        folders, _, name = path[len(point) :].rpartition("/")
+        return f"{self._points[point]}{self._renamed(folders)}/{name}"
 
     def plain(self, text: str) -> str:
         """Free text without identifiers."""
         text = _UUID.sub(lambda m: self._uuid(m[0]), text)
         text = _MAC.sub("00:00:00:00:00:00", text)
-        text = _LONG_HEX.sub("0" * 12, text) if not text.strip().isdecimal() else text
+        text = _LONG_HEX.sub("0" * 12, text)
         return _HOME.sub(r"\1user", text)
 
     def value(self, value: Any) -> Any:
@@ -106,8 +113,8 @@ class Scrubber:
         fields, kind = before.split(" "), after.split(" ")
         controllers = ",".join(o for o in (kind[2] if len(kind) > 2 else "rw").split(",") if not o.startswith("name="))
         mount = cgroup.mounts(line)[0]
-        root = self._renamed("/" + "/".join(mount.root)).replace(" ", "\\040")
-        point = self._renamed(mount.point).replace(" ", "\\040")
+        root = self._renamed("/" + "/".join(mount.root))
+        point = self._points.get(mount.point, mount.point)
         return f"{fields[0]} {fields[1]} {fields[2]} {root} {point} rw - {kind[0]} {kind[0]} {controllers}\n"
 
 

@@ -183,7 +183,7 @@ class LiveSource:
             return failure("deadline", f"no answer within {deadline_s:g} s")
         try:
             reply = json.loads(raw[:MAX_REPLY_BYTES])
-        except ValueError:
+        except (ValueError, RecursionError):
             return failure("no-answer", f"the helper process ended with exit status {child.returncode} and no answer")
         return reply if isinstance(reply, dict) else failure("no-answer", "the helper's answer is not an object")
 
@@ -220,7 +220,7 @@ class BundleSource:
         try:
             with path.open("rb") as f:
                 self.bundle = loads(Bundle, f.read(MAX_REPLY_BYTES))
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise bad_machine_file(path, e) from e
         if self.bundle.schema != BUNDLE_SCHEMA:
             raise bad_machine_file(path, f"its schema is {self.bundle.schema!r}, not {BUNDLE_SCHEMA!r}")

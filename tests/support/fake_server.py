@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self.allowed():
-            return
+            return None
         reply = self.options.reply
         if reply == "500":
             return self.send(500, b'{"error": {"message": "\x1b[31mout of luck"}}')
@@ -162,7 +162,13 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ballast = bytearray(os.urandom(4096) * (options.allocate // 4096))
     if options.grandchildren:
-        sleeper = [sys.executable, "-I", "-S", "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(300)"]
+        sleeper = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(300)",
+        ]
         near = subprocess.Popen(sleeper)
         far = subprocess.Popen(sleeper, start_new_session=True)
         Path(options.grandchildren).write_text(f"{near.pid} {far.pid}")

@@ -9,18 +9,18 @@ import click
 from advisor.facts.words import EXIT_NO, EXIT_OK
 
 from ..command import command
-from ..options import planning_options
+from ..options import recommend_options
 from ..run import Run
 
 
 @command("recommend")
 @click.argument("model", required=False)
-@planning_options
+@recommend_options
 def recommend(run: Run, model: str | None, **options: Any) -> int:
     """Rank the ways to run MODEL on a machine, with reasons.
 
-    MODEL is a hub id, a folder, a .gguf file, pypi:PACKAGE or a bare size such as 8B or 30.5B:3.3B. Exit code 3: nothing
-    fits; the answer then says what would have to give.
+    MODEL is a hub id, a folder, a .gguf file, pypi:PACKAGE or a bare size such as 8B or 30.5B:3.3B.
+    Exit code 3: nothing fits; the answer then says what would have to give.
     """
     from advisor import api
 

@@ -14,15 +14,14 @@ from ..run import Run
 
 
 @command("list")
-@click.option("--for", "model", metavar="MODEL", help="Only the rules that have something to say about this model.")
-def list_(run: Run, model: str | None) -> None:
+def list_(run: Run) -> None:
     """List the rules."""
     from advisor import api
     from advisor.facts.schemas import RulesData
 
     from ..views import rules as view
 
-    found = api.rules_list(model=model, settings=run.settings)
+    found = api.rules_list(settings=run.settings)
     run.sink.result(
         run.command,
         RulesData(rules=found),

@@ -26,7 +26,7 @@ def _string(text: str) -> bytes:
 
 
 def _value(value: Any) -> tuple[int, bytes]:
-    """(GGUF value type, encoded value); whole numbers become u32, lists arrays of their first element's type."""
+    """(GGUF value type, encoded value); whole numbers become u32, in lists i32, as llama.cpp wants them."""
     if isinstance(value, bool):
         return 7, struct.pack("<?", value)
     if isinstance(value, int):
@@ -35,6 +35,8 @@ def _value(value: Any) -> tuple[int, bytes]:
         return 6, struct.pack("<f", value)
     if isinstance(value, str):
         return 8, _string(value)
+    if all(isinstance(v, int) for v in value):
+        return 9, struct.pack(f"<IQ{len(value)}i", 5, len(value), *value)
     inner = [_value(v) for v in value]
     return 9, struct.pack("<IQ", inner[0][0], len(inner)) + b"".join(raw for _, raw in inner)
 

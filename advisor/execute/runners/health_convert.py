@@ -46,7 +46,11 @@ def convert(folder: Path, out: Path) -> int:
     hparams = ModelBase.load_hparams(folder, False)
     kind = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
     # The word tokenizer of this checkpoint is not one that llama.cpp knows; only the weights matter here.
-    tiny = type("Tiny", (kind,), {"set_vocab": lambda self: self.gguf_writer.add_tokenizer_model("no_vocab")})
+    body = {
+        "model_arch": kind.model_arch,
+        "set_vocab": lambda self: self.gguf_writer.add_tokenizer_model("no_vocab"),
+    }
+    tiny = type("Tiny", (kind,), body)
     with torch.inference_mode():
         tiny(folder, gguf.LlamaFileType.MOSTLY_F16, out).write()
     return len(gguf.GGUFReader(out).tensors)

@@ -1,9 +1,11 @@
 """Measure an importance matrix: the mean squared input of every weight column, over calibration text.
 
-Request: ``{"folder", "text": file, "out": file, "chunks": n, "context": 512, "threads": n, "dtype": "auto" | "float32" |
-"bfloat16", "dataset": name}``. The text is tokenized by the model's own tokenizer and cut into chunks of ``context``
-tokens; each starts with the model's begin token where it has one. Written in llama.cpp's GGUF form: for every matrix
-``<name>.in_sum2`` (1, columns) and ``<name>.counts`` (1, 1), both float32.
+Request: ``{"folder", "text": file, "out": file, "chunks": n, "context": 512, "threads": n,
+"dtype": "auto" | "float32" | "bfloat16", "dataset": name}``.
+
+The text is tokenized by the model's own tokenizer and cut into chunks of ``context`` tokens; each starts with the
+model's begin token where it has one. Written in llama.cpp's GGUF form: for every matrix ``<name>.in_sum2``
+(1, columns) and ``<name>.counts`` (1, 1), both float32.
 
 Result: ``{"out", "tensors", "missing": [...], "chunks", "tokens", "seconds", "seconds_per_chunk", "dtype"}``.
 Embeddings and the output matrix are left out, as llama.cpp does by default. Fused experts have no input of their own
@@ -121,6 +123,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
             x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
             sums[name] += x.square().sum(0).double()
             counts[name] += 1
+
         return add
 
     for key, module in model.named_modules():

@@ -94,9 +94,9 @@ def library() -> Path:
 
 
 class Engine:
-    """The library with its log going to standard error (errors and warnings, or all of it)."""
+    """The library with its log going to standard error (errors and warnings, or all of it), and to ``kept``."""
 
-    def __init__(self, *, verbose: bool = False) -> None:
+    def __init__(self, *, verbose: bool = False, keep: bool = False) -> None:
         self.lib = c.CDLL(str(library()))
         for name, result, *arguments in SIGNATURES:
             try:
@@ -105,11 +105,14 @@ class Engine:
                 raise protocol.Failed("env-failed", f"The llama.cpp library here has no {name}.") from e
             function.restype, function.argtypes = result, arguments
         self.errors: list[str] = []
+        self.kept: list[str] = []
 
         def log(level: int, text: bytes, _user: int | None) -> None:
             line = text.decode(errors="replace")
             if level == 4:
                 self.errors = [*self.errors[-19:], line.strip()]
+            if keep:
+                self.kept.append(line)
             if verbose or level >= 3:
                 sys.stderr.write(line)
 
@@ -128,7 +131,9 @@ class Engine:
         mp, cp = lib.llama_model_default_params(), lib.llama_context_default_params()
         seen = [getattr(cp, f) for f in CONTEXT_FIELDS]
         if seen != CONTEXT_DEFAULTS or mp.n_gpu_layers != -1:
-            raise protocol.Failed("env-failed", f"The llama.cpp library here is not the pinned build (defaults {seen}).")
+            raise protocol.Failed(
+                "env-failed", f"The llama.cpp library here is not the pinned build (defaults {seen})."
+            )
         mp.n_gpu_layers = 0
         model = lib.llama_model_load_from_file(str(path).encode(), mp)
         if not model:

@@ -9,7 +9,8 @@ whole vocabulary in nats. Both models stay loaded and one chunk of logits of eac
 ``context/2 * vocabulary * 4`` bytes each; terms are float32, sums float64.
 
 Result: ``{"perplexity": [a, b], "kld", "kld_max", "top1_agreement", "positions", "chunks", "non_finite",
-"prompts": [[reference answers], [artifact answers]], "seconds"}``; ``kld`` and ``top1_agreement`` are null for one model.
+"prompts": [[reference answers], [artifact answers]], "seconds"}``; ``kld`` and ``top1_agreement`` are null for one
+model.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     engine = llama_c.Engine()
     models = [engine.open(p, context=n, batch=n, threads=threads, outputs=n) for p in paths]
     if len({m.n_vocab for m in models}) > 1:
-        raise protocol.Failed("artifact-invalid", f"The models have {[m.n_vocab for m in models]} tokens: not one model.")
+        raise protocol.Failed(
+            "artifact-invalid", f"The models have {[m.n_vocab for m in models]} tokens: not one model."
+        )
     first = models[0]
     tokens = first.tokenize(Path(request["text"]).read_text(encoding="utf-8"))
     for other in models[1:]:

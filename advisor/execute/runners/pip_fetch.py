@@ -78,7 +78,7 @@ def _download(request: dict[str, Any], link: Any, version: str, session: Any) ->
     try:
         response = session.get(link.url_without_fragment, headers={"Accept-Encoding": "identity"}, stream=True)
         response.raise_for_status()
-        length = response.headers.get("Content-Length", "")
+        length = str(response.headers.get("Content-Length", ""))
         total = int(length) if length.isdigit() else None
         with path.open("xb") as out:
             for block in response.iter_content(1 << 18):

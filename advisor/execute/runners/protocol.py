@@ -23,7 +23,7 @@ CHANNEL = 3
 _last_progress = 0.0
 
 
-class Failed(Exception):
+class Failed(Exception):  # noqa: N818
     """A failure that the user is told of by ``code``; everything else is reported as the runner's default code."""
 
     def __init__(self, code: str, message: str, context: list[str] | None = None) -> None:

@@ -200,7 +200,11 @@ def by_rows(request: dict[str, Any]) -> tuple[int, list[str]]:
         shape = [int(d) for d in reversed(tensor.shape)]
         same = number == tensor.tensor_type
         byte_shape = gguf.quant_shape_to_byte_shape(shape, number)
-        size = int(np.prod(byte_shape)) if kind not in ("f32", "f16") else int(np.prod(shape)) * (4 if kind == "f32" else 2)
+        size = (
+            int(np.prod(byte_shape))
+            if kind not in ("f32", "f16")
+            else int(np.prod(shape)) * (4 if kind == "f32" else 2)
+        )
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), size, raw_dtype=number)
         plan.append((tensor, kind, same))
     writer.write_header_to_file()

@@ -97,7 +97,9 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(int(request["threads"]))
     meta, tokens = metadata(source)
     if not tokens:
-        raise protocol.Failed("quantizer-failed", f"{source.name} has no tokenizer, so no checkpoint can be made of it.")
+        raise protocol.Failed(
+            "quantizer-failed", f"{source.name} has no tokenizer, so no checkpoint can be made of it."
+        )
     wanted = request.get("dtype", "float16")
     protocol.progress(1, STAGES, "stages", "reading and dequantizing weights", force=True)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)

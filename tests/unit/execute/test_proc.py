@@ -15,6 +15,7 @@ from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event
 from advisor.execute import oom, owner, proc
 from advisor.execute.envs import Env
+from advisor.execute.talk import Talk
 
 HERE = Env(name="here", path=sys.prefix, python=sys.executable)
 
@@ -244,3 +245,11 @@ def test_runner_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: 
     assert e.value.code == code
     assert words in e.value.message
     assert "\x1b" not in e.value.message
+
+
+def test_time_left_starts_anew_with_another_count() -> None:
+    events: list[Event] = []
+    talk = Talk("s", events.append)
+    for done, total, unit in ((0, 4, "chunks"), (4, 4, "chunks"), (1, 14, "prompts"), (2, None, "prompts")):
+        talk.hear(json.dumps({"type": "progress", "done": done, "total": total, "unit": unit}).encode())
+    assert [e.seconds_left for e in events] == [None, 0.0, None, None]

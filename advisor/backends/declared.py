@@ -1,0 +1,74 @@
+"""Backends that this version plans with but does not start: capabilities and log diagnosis only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from advisor.backends.base import Command, QuantizerCapabilities, RuntimeCapabilities
+from advisor.backends.diagnose import Known, first
+from advisor.errors import AdvisorError
+from advisor.facts.plan import Settings
+from advisor.facts.results import Finding
+
+
+class DeclaredQuantizer:
+    """A quantizer known by its capabilities."""
+
+    def __init__(self, capabilities: QuantizerCapabilities, failures: Sequence[Known] = ()) -> None:
+        self.name = capabilities.name
+        self._capabilities, self._failures = capabilities, tuple(failures)
+
+    def capabilities(self) -> QuantizerCapabilities:
+        """What it makes and what it needs."""
+        return self._capabilities
+
+    def diagnose(self, log_tail: str) -> Finding | None:
+        """The known failure that a log tail shows."""
+        return first(self._failures, log_tail)
+
+
+class DeclaredRuntime:
+    """A runtime known by its capabilities; ``serve`` refuses."""
+
+    def __init__(
+        self, capabilities: RuntimeCapabilities, *, health_path: str = "/health", failures: Sequence[Known] = ()
+    ) -> None:
+        self.name = capabilities.name
+        self.health_path = health_path
+        self._capabilities, self._failures = capabilities, tuple(failures)
+
+    def capabilities(self) -> RuntimeCapabilities:
+        """What it loads, where, and what it needs."""
+        return self._capabilities
+
+    def serve(
+        self,
+        settings: Settings,
+        *,
+        model_path: str,
+        model_name: str,
+        host: str,
+        port: int,
+        python: str,
+        runner: str,
+        api_key_file: str | None = None,
+    ) -> Command:
+        """Refuse: this version cannot start it.
+
+        Raises:
+            AdvisorError: ``not-available``.
+        """
+        raise AdvisorError(
+            "not-available",
+            f"This version of advisor plans with {self.name} but cannot start it.",
+            hint="advisor up --runtime llama.cpp",
+            data={"runtime": self.name},
+        )
+
+    def ready(self, status: int, body: bytes) -> bool:
+        """Whether the health path answered 200."""
+        return status == 200
+
+    def diagnose(self, log_tail: str) -> Finding | None:
+        """The known failure that a log tail shows."""
+        return first(self._failures, log_tail)

@@ -1,0 +1,110 @@
+"""Hardware profiles, bundled models, goals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import numbers
+from ..page import FAINT, STRONG, Cell, Column
+from .plans import cite
+
+if TYPE_CHECKING:
+    from advisor.facts.model import ModelFacts
+    from advisor.facts.plan import Goal
+    from advisor.facts.reports import HardwareInfo, ModelInfo
+
+    from ..page import Page
+
+
+def hardware(page: Page, found: tuple[HardwareInfo, ...]) -> None:
+    """A table of profiles."""
+    page.table(
+        [Column("id"), Column("name"), Column("vendor"), Column("memory", True), Column("bandwidth", True)],
+        [
+            [
+                Cell(p.id, STRONG),
+                p.name,
+                p.vendor,
+                numbers.size(p.memory_bytes),
+                numbers.bandwidth(p.bandwidth_bytes_per_s),
+            ]
+            for p in found
+        ],
+    )
+    page.text("Numbers are from the profiles' tables.", FAINT)
+
+
+def profile(page: Page, found: HardwareInfo) -> None:
+    """One profile in full."""
+    page.title(f"{found.id}: {found.name}")
+    capability = numbers.plain(found.compute_capability) if found.compute_capability is not None else "none"
+    page.fields(
+        [
+            ("vendor", found.vendor),
+            ("memory", Cell(numbers.size(found.memory_bytes), "", "table")),
+            ("bandwidth", Cell(numbers.bandwidth(found.bandwidth_bytes_per_s), "", "table")),
+            ("compute capability", capability),
+            ("formats", ", ".join(f"{name} {how}" for name, how in found.formats.items()) or numbers.UNKNOWN),
+            ("also called", ", ".join(found.aliases) or "nothing else"),
+        ]
+    )
+    if found.sources:
+        page.title("Sources")
+        page.bullets(found.sources, FAINT)
+
+
+def models(page: Page, found: tuple[ModelInfo, ...]) -> None:
+    """A table of models."""
+    page.table(
+        [Column("model"), Column("parameters", True), Column("active", True), Column("architecture")],
+        [
+            [
+                Cell(m.ref, STRONG, m.name if m.name != m.ref else ""),
+                numbers.count(m.params),
+                numbers.count(m.active_params if m.active_params is not None else m.params),
+                m.architecture or "",
+            ]
+            for m in found
+        ],
+    )
+
+
+def model(page: Page, found: ModelFacts) -> None:
+    """One model in full."""
+    page.title(found.name)
+    experts = f"{found.experts_used} of {found.experts}" if found.experts else "none"
+    page.fields(
+        [
+            ("reference", found.ref),
+            ("architecture", found.architecture),
+            ("parameters", Cell(numbers.count(found.params), "", found.confidence)),
+            ("active parameters", numbers.count(found.active_params)),
+            ("layers", str(found.layers)),
+            ("width", f"{found.hidden}, intermediate {found.intermediate}"),
+            ("heads", f"{found.heads} query, {found.kv_heads} KV, of {found.head_dim}"),
+            ("experts", experts),
+            ("vocabulary", str(found.vocab)),
+            ("longest context", str(found.context_max) if found.context_max is not None else numbers.UNKNOWN),
+            ("weights", Cell(found.weights_format, "", numbers.size(found.weights_bytes))),
+            ("license", found.license or numbers.UNKNOWN),
+            ("source", found.source or numbers.UNKNOWN),
+        ]
+    )
+    page.bullets(found.notes)
+
+
+def goals(page: Page, found: tuple[Goal, ...]) -> None:
+    """A table of goals, with what each is ranked by."""
+    page.table(
+        [Column("goal"), Column("for"), Column("context", True), Column("slots", True), Column("ranked by")],
+        [
+            [
+                Cell(goal.id, STRONG),
+                Cell(goal.description, "", "; ".join(cite(s) for s in goal.sources)),
+                str(goal.context),
+                str(goal.parallel),
+                ", ".join(f"{name} {weight:.0%}" for name, weight in goal.weights.items() if weight),
+            ]
+            for goal in found
+        ],
+    )

@@ -1,0 +1,78 @@
+"""What is being served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..page import BAD, FAINT, FAIR, GOOD, STRONG, Cell, Column
+
+if TYPE_CHECKING:
+    from advisor.facts.results import Deployment
+
+    from ..page import Page
+
+_STATE = {
+    "starting": FAIR,
+    "loading": FAIR,
+    "ready": GOOD,
+    "unhealthy": BAD,
+    "stopping": FAIR,
+    "stopped": FAINT,
+    "failed": BAD,
+    "lost": BAD,
+}
+_COLUMNS = tuple(Column(title) for title in ("name", "state", "address", "model", "runtime", "reason"))
+
+
+def deployments(page: Page, found: tuple[Deployment, ...], *, verbose: bool = False) -> None:
+    """A table, or each deployment in full with ``verbose``."""
+    if not found:
+        page.text("Nothing is deployed. Start with: advisor up")
+        return
+    if verbose:
+        for one in found:
+            deployment(page, one)
+        return
+    page.table(
+        _COLUMNS,
+        [
+            (
+                Cell(d.name, STRONG),
+                Cell(d.state, _STATE[d.state]),
+                d.openai_base_url,
+                d.model,
+                d.runtime,
+                d.reason or "",
+            )
+            for d in found
+        ],
+    )
+
+
+def deployment(page: Page, d: Deployment) -> None:
+    """One deployment in full."""
+    page.title(d.name)
+    rows: list[tuple[str, str | Cell]] = [
+        ("state", Cell(d.state, _STATE[d.state], d.reason or "")),
+        ("address", d.openai_base_url),
+        ("model", d.model),
+        ("runtime", d.runtime),
+        ("artifact", d.artifact),
+        ("plan", d.plan_id),
+    ]
+    if d.pid is not None:
+        rows.append(("process", str(d.pid)))
+    if d.started_at:
+        rows.append(("started", d.started_at))
+    if d.restarts:
+        rows.append(("restarts", str(d.restarts)))
+    if d.api_key_file:
+        rows.append(("key file", d.api_key_file))
+    if d.log:
+        rows.append(("log", d.log))
+    page.fields(rows)
+
+
+def bare(found: tuple[Deployment, ...]) -> tuple[str, ...]:
+    """One line a deployment, for ``--quiet``."""
+    return tuple(f"{d.name} {d.state} {d.openai_base_url}" for d in found)

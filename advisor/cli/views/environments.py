@@ -1,0 +1,43 @@
+"""Managed environments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import numbers
+from ..page import BAD, GOOD, STRONG, Cell, Column
+
+if TYPE_CHECKING:
+    from advisor.facts.reports import EnvInfo
+
+    from ..page import Page
+
+
+def environments(page: Page, found: tuple[EnvInfo, ...], *, verbose: bool = False) -> None:
+    """A table; packages with ``verbose``."""
+    if not found:
+        page.text("No environment has been built yet; advisor builds them when they are needed.")
+        return
+    page.table(
+        [Column("name"), Column("state"), Column("size", True), Column("python"), Column("path")],
+        [
+            [
+                Cell(env.name, STRONG),
+                Cell("complete", GOOD) if env.complete else Cell("incomplete", BAD),
+                numbers.size(env.bytes),
+                env.python or numbers.UNKNOWN,
+                env.path,
+            ]
+            for env in found
+        ],
+    )
+    if verbose:
+        for env in found:
+            page.title(env.name)
+            page.fields(sorted(env.packages.items()))
+
+
+def removed(page: Page, env: EnvInfo) -> None:
+    """What was deleted."""
+    freed = f"; {numbers.size(env.bytes)} are free again" if env.bytes is not None else ""
+    page.text(f"Removed {env.path}{freed}.")

@@ -1,0 +1,76 @@
+"""Numbers for one named choice, each with its range and origin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import numbers
+from ..page import BAD, FAINT, FAIR, GOOD, STRONG, Cell, Column
+
+if TYPE_CHECKING:
+    from advisor.facts.plan import Estimate
+    from advisor.facts.quantity import Quantity
+
+    from ..page import Page
+
+_PARTS = {
+    "weights": "weights",
+    "kv_cache": "KV cache",
+    "state": "recurrent state",
+    "compute": "work buffer",
+    "output": "output buffer",
+    "repack": "repacked weights",
+    "overhead": "process and driver",
+}
+
+
+def estimate(page: Page, found: Estimate, *, verbose: bool = False) -> None:
+    """Write an estimate."""
+    model = found.model
+    page.title(f"{model.name}: {found.method} {found.format} on {found.runtime}")
+    page.text(
+        f"{numbers.count(model.params)} parameters, {model.architecture}, {model.layers} layers; "
+        f"context {found.settings.context}, {found.settings.parallel} slots, KV {found.settings.kv_type}",
+        FAINT,
+    )
+    page.text(*_fits(found))
+    page.blank()
+    rows: list[tuple[str, Quantity | None, str]] = [
+        (title, part, "") for name, title in _PARTS.items() if (part := getattr(found.memory, name)).value or verbose
+    ]
+    rows.append(("memory in all", found.memory.total, STRONG))
+    rows += [(f"- on {device}", part, "") for device, part in found.memory.by_device.items()]
+    if found.memory.reserved is not None:
+        rows.append(("reserved on top", found.memory.reserved, ""))
+    rows += [("decode", found.speed.decode, STRONG), ("prefill", found.speed.prefill, "")]
+    quality = found.quality
+    rows += [("KLD", quality.kld, ""), ("perplexity ratio", quality.perplexity_ratio, "")]
+    page.table(
+        [Column("what"), Column("value", True), Column("range", True), Column("origin")]
+        + ([Column("source")] if verbose else []),
+        [_row(title, q, style, verbose=verbose) for title, q, style in rows],
+    )
+    if found.fallbacks:
+        page.blank()
+        page.text(
+            "Stored in another type than named: " + ", ".join(f"{n} tensors {k}" for k, n in found.fallbacks.items())
+        )
+
+
+def _fits(found: Estimate) -> tuple[str, str]:
+    if found.fits is None:
+        return "Whether it fits is unknown.", FAIR
+    if found.fits:
+        return "It fits.", GOOD
+    short = f": short by {numbers.size(found.short_by)}" if found.short_by is not None else ""
+    return f"It does not fit{short}.", BAD
+
+
+def _row(title: str, q: Quantity | None, style: str, *, verbose: bool) -> list[str | Cell]:
+    row: list[str | Cell] = [
+        Cell(title, style),
+        Cell(numbers.quantity(q), style if q else FAINT),
+        Cell(numbers.quantity_range(q), FAINT),
+        numbers.origin(q),
+    ]
+    return [*row, Cell(q.source if q else "", FAINT)] if verbose else row

@@ -1,0 +1,25 @@
+"""An explanation with its sources."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..page import FAINT
+from .plans import cite
+
+if TYPE_CHECKING:
+    from advisor.facts.reports import Explanation
+
+    from ..page import Page
+
+
+def explanation(page: Page, found: Explanation) -> None:
+    """Write it."""
+    page.title(f"{found.id}: {found.title}" if found.title else found.id)
+    page.text(found.text)
+    if found.details:
+        page.blank()
+        page.bullets(found.details)
+    if found.sources:
+        page.title("Sources")
+        page.bullets((cite(source) + (f", {source.url}" if source.url else "") for source in found.sources), FAINT)

@@ -1,0 +1,65 @@
+"""What ``up`` has done: the address, an answer of the model, the receipt, and how to stop it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import numbers
+from ..page import FAINT, GOOD, Cell, Column
+from . import plans, receipt
+from . import verification as quality
+
+if TYPE_CHECKING:
+    from advisor.facts.results import Deployment, UpResult
+
+    from ..page import Page
+
+
+def up(page: Page, done: UpResult, *, verbose: bool = False) -> None:
+    """Write the result; a dry run shows the plan and its steps instead."""
+    if done.deployment is None:
+        _dry(page, done, verbose=verbose)
+        return
+    _address(page, done.deployment)
+    if done.receipt is not None and done.receipt.answer:
+        page.title("It says")
+        page.text(done.receipt.answer)
+    if done.receipt is not None:
+        receipt.receipt(page, done.receipt)
+    if verbose and done.verification is not None:
+        quality.verification(page, done.verification, verbose=verbose)
+    name = done.deployment.name
+    page.blank()
+    page.text(f"Stop it: advisor down {name}   Look at it: advisor status {name}   Log: advisor logs {name} -f", FAINT)
+
+
+def _address(page: Page, deployment: Deployment) -> None:
+    page.title(f"{deployment.model} is being served")
+    rows: list[tuple[str, str | Cell]] = [
+        ("address", Cell(deployment.openai_base_url, GOOD, "OpenAI API")),
+        ("model", deployment.model),
+        ("name", deployment.name),
+        ("plan", deployment.plan_id),
+    ]
+    if deployment.api_key_file:
+        rows.append(("key file", deployment.api_key_file))
+    page.fields(rows)
+
+
+def _dry(page: Page, done: UpResult, *, verbose: bool) -> None:
+    plans.plan_details(page, done.plan, verbose=verbose)
+    if done.steps:
+        page.title("Steps")
+        page.table(
+            [Column("step"), Column("outcome"), Column("detail")],
+            [[s.name, s.outcome, s.detail or ""] for s in done.steps],
+        )
+    page.blank()
+    total = [q.value for q in (done.plan.time.fetch, done.plan.time.quantize, done.plan.time.start) if q is not None]
+    about = f" It would take about {numbers.seconds(sum(total))} (guess)." if total else ""
+    page.text(f"Nothing was changed.{about} Carry it out: advisor up {done.plan.id}", FAINT)
+
+
+def bare(done: UpResult) -> tuple[str, ...]:
+    """The address, or the plan's id for a dry run."""
+    return (done.deployment.openai_base_url if done.deployment is not None else done.plan.id,)

@@ -1,0 +1,204 @@
+"""Time to make and start a model, and the disk it takes."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from advisor.cost.formats import checkpoint
+from advisor.cost.gguf_file import stored_types, weight_map
+from advisor.facts.machine import Machine
+from advisor.facts.model import ModelFacts, TensorSpec
+from advisor.facts.plan import Disk, Time
+from advisor.facts.quantity import Method, Quantity
+
+
+class Work(NamedTuple):
+    """Seconds = fixed + core seconds a billion weights / cores; factors on the whole; where from."""
+
+    fixed: float
+    core_seconds: float
+    low: float
+    high: float
+    method: Method
+    source: str
+
+
+_MEASURED: Final = "SmolLM2-135M on two cores of an AMD EPYC"
+# Reading a checkpoint and writing it as 16-bit GGUF: mostly import time for a small model, then disk speed.
+CONVERT: Final = Work(12, 12, 0.3, 4.0, "fit", f"conversion to GGUF: 15 s for {_MEASURED}")
+# Back from GGUF to a 16-bit checkpoint.
+RESTORE: Final = Work(18, 40, 0.3, 4.0, "fit", f"restoring from GGUF: 24 s for {_MEASURED}")
+# Twelve chunks of 512 tokens through the 16-bit model on busy cores.
+IMATRIX: Final = Work(5, 1000, 0.15, 2.5, "fit", f"importance matrix of 12 chunks: 100 s for {_MEASURED}")
+_K: Final = Work(1, 60, 0.3, 3.0, "fit", f"llama.cpp's quantizer: 5 to 7 s for {_MEASURED}")
+_LEGACY: Final = Work(1, 25, 0.3, 4.0, "fit", f"llama.cpp's quantizer: 1.4 to 6 s for {_MEASURED}")
+_IQ: Final = Work(1, 400, 0.3, 2.5, "fit", f"llama.cpp's quantizer: 28 to 42 s for {_MEASURED}")
+_COPY: Final = Work(1, 8, 0.3, 5.0, "fit", f"llama.cpp's quantizer: 1.6 s (Q8_0) for {_MEASURED}")
+_GGUF: Final = {
+    **dict.fromkeys(("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k"), _K),
+    **dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1"), _LEGACY),
+    **dict.fromkeys(("iq4_xs", "iq4_nl"), _IQ),
+    **dict.fromkeys(("q8_0", "f16", "bf16"), _COPY),
+}
+# Calibrated methods scale with weights; on an accelerator they take minutes for 7B to 8B models.
+_METHODS: Final = {
+    "awq": Work(20, 1650, 0.3, 2.0, "fit", f"llm-compressor AWQ: 131 s (g64) to 158 s (g32) for {_MEASURED}"),
+    "gptq": Work(20, 2600, 0.3, 2.0, "fit", f"gptqmodel: 198 s (g64) for {_MEASURED}"),
+    "w8a8": Work(15, 100, 0.3, 8.0, "fit", f"SmoothQuant and rounding: 9 s for {_MEASURED}; with GPTQ weights longer"),
+    "fp8": Work(12, 45, 0.3, 4.0, "fit", f"llm-compressor FP8_DYNAMIC: 3 s for {_MEASURED}"),
+    "nvfp4": Work(12, 200, 0.3, 4.0, "fit", f"llm-compressor NVFP4A16: 14 s for {_MEASURED}"),
+    "mxfp4": Work(12, 200, 0.2, 5.0, "guess", "as NVFP4"),
+    "rtn": Work(12, 60, 0.3, 5.0, "fit", f"rounding to nearest: seconds for {_MEASURED}"),
+    "hqq": Work(12, 450, 0.3, 3.0, "fit", f"hqq: 38 s for {_MEASURED}"),
+    "nf4": Work(12, 30, 0.3, 4.0, "guess", "bitsandbytes quantizes while it loads"),
+    "int8": Work(12, 30, 0.3, 4.0, "guess", "bitsandbytes quantizes while it loads"),
+}
+# A GPU does the arithmetic of calibration; published times for 7B to 8B models are 10 to 30 minutes on one card.
+_ON_GPU: Final = {"awq": 0.08, "gptq": 0.08, "w8a8": 0.2, "nvfp4": 0.2, "mxfp4": 0.2, "hqq": 0.05}
+# Seconds until the server answers, without reading the weights: value, low, high.
+_START: Final = {
+    "llama.cpp": (1.5, 0.5, 6.0),
+    "llama-cpp-python": (3.0, 1.0, 10.0),
+    "vllm": (45.0, 20.0, 240.0),
+    "transformers": (15.0, 6.0, 60.0),
+}
+_READ: Final = (600e6, 120e6, 4000e6)  # bytes/s from disk: SATA SSD; a hard disk to NVMe or page cache
+
+
+def seconds(work: Work, params: int, cores: float, *, share: float = 1.0) -> Quantity:
+    """Time of one step for ``params`` weights on ``cores`` cores.
+
+    A tenth of the work is taken not to run in parallel: reading, writing and the interpreter.
+    """
+    serial = 0.1
+    busy = work.core_seconds * share * params / 1e9
+    value = work.fixed + busy * (serial + (1 - serial) / max(cores, 0.25))
+    return Quantity(
+        value=value,
+        low=value * work.low,
+        high=value * work.high,
+        unit="s",
+        method=work.method,
+        source=work.source,
+    )
+
+
+def _sum(parts: list[Quantity]) -> Quantity | None:
+    if not parts:
+        return None
+    guess = any(p.method == "guess" for p in parts)
+    return Quantity(
+        value=sum(p.value for p in parts),
+        low=sum(p.low for p in parts),
+        high=sum(p.high for p in parts),
+        unit="s",
+        method="guess" if guess else "fit",
+        source="; ".join(dict.fromkeys(p.source for p in parts)),
+    )
+
+
+def _already(model: ModelFacts, tensors: tuple[TensorSpec, ...], method: str, fmt: str, as_is: bool | None) -> bool:
+    if as_is is not None:
+        return as_is
+    if method == "none":
+        return True
+    return method == "gguf" and stored_types(model, tensors, fmt)
+
+
+def quantize_time(
+    model: ModelFacts,
+    tensors: tuple[TensorSpec, ...],
+    method: str,
+    fmt: str,
+    machine: Machine,
+    *,
+    imatrix: bool,
+    as_is: bool | None = None,
+) -> Quantity | None:
+    """Seconds from the weights on disk to the artifact, conversion and importance matrix included.
+
+    0 where nothing is made; ``None`` where no figure is known for the method.
+    """
+    if _already(model, tensors, method, fmt, as_is):
+        return Quantity(value=0.0, low=0.0, high=0.0, unit="s", method="exact", source="nothing is quantized")
+    cores = machine.host.cpu.cores_granted
+    parts: list[Quantity] = []
+    if method == "gguf":
+        if fmt not in _GGUF:
+            return None
+        if model.weights_format != "gguf":
+            parts.append(seconds(CONVERT, model.params, cores))
+        if imatrix:
+            parts.append(seconds(IMATRIX, model.active_params, cores))
+        parts.append(seconds(_GGUF[fmt], model.params, cores))
+        return _sum(parts)
+    work = _METHODS.get(method)
+    if work is None:
+        return None
+    if model.weights_format == "gguf":
+        parts.append(seconds(RESTORE, model.params, cores))
+    usable = any(d.unusable is None and d.vendor == "nvidia" for d in machine.devices)
+    parts.append(seconds(work, model.params, cores, share=_ON_GPU.get(method, 0.5) if usable else 1.0))
+    return _sum(parts)
+
+
+def start_time(runtime: str, load_bytes: float) -> Quantity:
+    """Seconds from the start of the runtime to its first answer: its own start, and reading ``load_bytes``."""
+    value, low, high = _START.get(runtime, (10.0, 2.0, 60.0))
+    rate, slow, fast = _READ
+    return Quantity(
+        value=value + load_bytes / rate,
+        low=low + load_bytes / fast,
+        high=high + load_bytes / slow,
+        unit="s",
+        method="guess",
+        source="time to start the runtime, and reading the weights at the speed of an unknown disk",
+    )
+
+
+def time(
+    model: ModelFacts,
+    tensors: tuple[TensorSpec, ...],
+    *,
+    method: str,
+    fmt: str,
+    runtime: str,
+    machine: Machine,
+    load_bytes: float,
+    imatrix: bool,
+    as_is: bool | None = None,
+) -> Time:
+    """Seconds of all steps. ``fetch`` is 0 for weights that are here and ``None`` otherwise: no speed is known."""
+    fetch = None
+    if model.path is not None:
+        fetch = Quantity(value=0.0, low=0.0, high=0.0, unit="s", method="exact", source="the weights are on disk")
+    return Time(
+        fetch=fetch,
+        quantize=quantize_time(model, tensors, method, fmt, machine, imatrix=imatrix, as_is=as_is),
+        start=start_time(runtime, load_bytes),
+    )
+
+
+def disk(
+    model: ModelFacts,
+    tensors: tuple[TensorSpec, ...],
+    *,
+    method: str,
+    fmt: str,
+    imatrix: bool,
+    artifact_bytes: int,
+    as_is: bool | None = None,
+) -> Disk:
+    """Bytes to download and the most that lies on disk at once: weights, the 16-bit GGUF between, the artifact."""
+    local = model.path is not None and model.weights_format != "none"
+    source = model.weights_bytes or 2 * model.params
+    download = 0 if local else (model.weights_bytes if model.weights_bytes else 2 * model.params)
+    if _already(model, tensors, method, fmt, as_is) or method in ("nf4", "int8"):
+        return Disk(download_bytes=download, peak_bytes=download)
+    between = 0
+    if method == "gguf" and model.weights_format != "gguf":
+        between = int(weight_map(model, tensors, "f16", imatrix=False, as_is=False).file.value)
+    elif method != "gguf" and model.weights_format == "gguf":
+        between = int(checkpoint(model, tensors, "none", "bf16").total.value)
+    kept = 0 if local else source
+    return Disk(download_bytes=download, peak_bytes=kept + between + artifact_bytes)

@@ -1,0 +1,141 @@
+"""Everything one choice costs, in one object."""
+
+from __future__ import annotations
+
+from advisor.cost import effort
+from advisor.cost.formats import checkpoint
+from advisor.cost.gguf_file import weight_map
+from advisor.cost.gguf_mix import fallbacks
+from advisor.cost.memory import memory
+from advisor.cost.quality import quality
+from advisor.cost.speed import DEPTH, speed
+from advisor.facts.base import Shape
+from advisor.facts.machine import Machine
+from advisor.facts.model import ModelFacts, TensorSpec
+from advisor.facts.plan import Disk, Memory, Quality, Settings, Speed, Time
+from advisor.facts.protocols import EngineOracle
+
+
+class Cost(Shape, frozen=True, kw_only=True):
+    """What one choice costs. ``fallbacks``: tensors that got another type because of their row width, by type."""
+
+    memory: Memory
+    speed: Speed
+    quality: Quality
+    time: Time
+    disk: Disk
+    file_bytes: int | None
+    fallbacks: dict[str, int]
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def cost(
+    model: ModelFacts,
+    tensors: tuple[TensorSpec, ...],
+    *,
+    method: str,
+    fmt: str,
+    runtime: str,
+    settings: Settings,
+    machine: Machine,
+    devices: tuple[str, ...],
+    imatrix: bool = False,
+    engine: EngineOracle | None = None,
+    as_is: bool | None = None,
+    provider: str = "wheel",
+    build_isa: tuple[str, ...] | None = None,
+    depth: int = DEPTH,
+) -> Cost:
+    """Memory, speed, quality, time and disk of running ``model`` in one format on one runtime.
+
+    Args:
+        model: architecture facts.
+        tensors: the model's tensors; pass the same tuple for all candidates of a model, so that sizes are found again.
+        method: quantization method.
+        fmt: format of the method.
+        runtime: what serves it.
+        settings: what the runtime is started with.
+        machine: where.
+        devices: ``("host",)``, ``("gpu0",)``, or with both for a split (``settings.gpu_layers`` on the device).
+        imatrix: an importance matrix is used for a GGUF file.
+        engine: asked for cache and work buffer of a GGUF file.
+        as_is: the model's own file is served unchanged; ``None``: decided by its types.
+        provider: how llama.cpp came to the machine: ``wheel``, ``build`` or ``path``.
+        build_isa: CPU features llama.cpp was compiled for.
+        depth: tokens in the cache at which decode speed is stated.
+
+    Raises:
+        AdvisorError: ``bad-option`` for an unknown format.
+        KeyError: an unknown device or cache type.
+    """
+    if method == "gguf":
+        weights = weight_map(model, tensors, fmt, imatrix=imatrix, as_is=as_is)
+        size, narrow = weights.file, fallbacks(weights.assigned)
+    else:
+        size, narrow = checkpoint(model, tensors, method, fmt).total, {}
+    need = memory(
+        model,
+        tensors,
+        method=method,
+        fmt=fmt,
+        runtime=runtime,
+        settings=settings,
+        machine=machine,
+        devices=devices,
+        imatrix=imatrix,
+        as_is=as_is,
+        engine=engine,
+        provider=provider,
+        build_isa=build_isa,
+    )
+    fast = speed(
+        model,
+        tensors,
+        method=method,
+        fmt=fmt,
+        runtime=runtime,
+        settings=settings,
+        machine=machine,
+        devices=devices,
+        imatrix=imatrix,
+        as_is=as_is,
+        depth=depth,
+    )
+    assumptions = list(fast.assumptions)
+    if narrow:
+        many = sum(narrow.values())
+        assumptions.append(f"{many} of {len(tensors)} tensors have rows too narrow for {fmt} and get a larger type")
+    if model.confidence == "low":
+        assumptions.append(f"the shapes of {model.name} are taken from its size alone")
+    if model.sliding_window and model.sliding_pattern is None:
+        assumptions.append("the sliding window is not used: the cache is counted for the whole context")
+    return Cost(
+        memory=need,
+        speed=fast.speed,
+        quality=quality(model, method, fmt, imatrix, settings.kv_type),
+        time=effort.time(
+            model,
+            tensors,
+            method=method,
+            fmt=fmt,
+            runtime=runtime,
+            machine=machine,
+            load_bytes=float(need.weights.value),
+            imatrix=imatrix,
+            as_is=as_is,
+        ),
+        disk=effort.disk(
+            model,
+            tensors,
+            method=method,
+            fmt=fmt,
+            imatrix=imatrix,
+            artifact_bytes=int(size.value),
+            as_is=as_is,
+        ),
+        file_bytes=int(size.value),
+        fallbacks=narrow,
+        assumptions=tuple(assumptions),
+        warnings=fast.warnings,
+    )

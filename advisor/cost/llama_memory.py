@@ -1,0 +1,242 @@
+"""Memory of a llama.cpp server, as its own allocations add up."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from advisor.cost.compute import work_buffer
+from advisor.cost.gguf_file import EMBEDDING, WeightMap, weight_map
+from advisor.cost.kv import SOURCE as KV_SOURCE
+from advisor.cost.kv import cache_by_layer, cells, layers, state_by_layer
+from advisor.cost.placement import HOST, Placement, device_of, place
+from advisor.cost.repack import WHEEL_ISA, copied_bytes, rules
+from advisor.facts.machine import Machine
+from advisor.facts.model import ModelFacts, TensorSpec
+from advisor.facts.plan import Memory, Settings
+from advisor.facts.protocols import EngineOracle
+from advisor.facts.quantity import Quantity, exact, total
+
+MIB: Final = 1 << 20
+# provider -> resident bytes without any model: what the process and its libraries take
+_PROCESS: Final = {"wheel": 50 * MIB, "build": 38 * MIB, "path": 38 * MIB}
+_PROCESS_SOURCE: Final = {
+    "wheel": "resident size of xllamacpp's server in a Python process, less its buffers, for five vocabularies",
+    "build": "resident size of llama-server less its buffers",
+    "path": "resident size of llama-server less its buffers",
+}
+_TOKEN: Final = 180  # bytes of tables a vocabulary entry; a second merge a token takes as much again
+_CONTEXTS: Final = {  # driver context and pools of one process on a device: value, low, high
+    "nvidia": (420 * MIB, 150 * MIB, 900 * MIB),
+    "amd": (350 * MIB, 100 * MIB, 900 * MIB),
+    "intel": (350 * MIB, 100 * MIB, 900 * MIB),
+    "apple": (120 * MIB, 20 * MIB, 400 * MIB),
+    "other": (350 * MIB, 50 * MIB, 900 * MIB),
+}
+_COPIES: Final = (None, "mmap", "mmap+mlock", "auto", "mlock")
+
+
+class _Sums:
+    """Bytes by device and by what they are for."""
+
+    def __init__(self) -> None:
+        self.by: dict[tuple[str, str], int] = {}
+
+    def add(self, device: str, what: str, size: int) -> None:
+        self.by[device, what] = self.by.get((device, what), 0) + size
+
+    def of(self, device: str, what: str) -> int:
+        return self.by.get((device, what), 0)
+
+    def all(self, what: str) -> int:
+        return sum(v for (_, w), v in self.by.items() if w == what)
+
+
+def _spread(weights: WeightMap, at: Placement, caches: dict[int, int], states: dict[int, int]) -> _Sums:
+    sums = _Sums()
+    for i, size in enumerate(weights.layers):
+        home = at.layers[i]
+        held = weights.experts[i] if i in at.experts_on_host and home != HOST else 0
+        sums.add(home, "weights", size - held)
+        sums.add(HOST, "weights", held)
+        sums.add(home, "kv", caches.get(i, 0))
+        sums.add(home, "state", states.get(i, 0))
+    sums.add(HOST, "weights", weights.embedding)
+    sums.add(at.output, "weights", weights.output)
+    if weights.tied and at.output != HOST:  # looked up on the host, multiplied on the device
+        sums.add(at.output, "weights", sum(p.bytes for p in weights.parts if p.name == "token_embd.weight"))
+    return sums
+
+
+def _repacked(weights: WeightMap, at: Placement, types: dict[str, int], mapped: bool) -> tuple[int, int]:
+    """Bytes of copies on the host, and the part of the file whose pages the engine lets go afterwards."""
+    copies = copied_bytes(weights, types)
+    if not mapped:
+        return (copies.get(EMBEDDING, 0) if at.output == HOST else 0), 0
+    size = sum(b for p, b in copies.items() if p >= 0 and at.layers[p] == HOST)
+    if at.output == HOST:
+        size += sum(b for p, b in copies.items() if p < 0)
+    last = len(weights.layers) - 1  # what follows the last matrix that is used in place is unmapped again
+    tail = copies.get(last, 0) if size and at.layers[last:] == (HOST,) else 0
+    return size, tail
+
+
+def memory(
+    model: ModelFacts,
+    tensors: tuple[TensorSpec, ...],
+    *,
+    fmt: str,
+    settings: Settings,
+    machine: Machine,
+    devices: tuple[str, ...],
+    imatrix: bool = False,
+    as_is: bool | None = None,
+    provider: str = "wheel",
+    build_isa: tuple[str, ...] | None = None,
+    unified: bool = False,
+    engine: EngineOracle | None = None,
+) -> Memory:
+    """Bytes that a llama.cpp server of ``model`` in ``fmt`` takes, by purpose and by device.
+
+    Args:
+        model: architecture facts.
+        tensors: the model's tensors under their GGUF names.
+        fmt: GGUF file type.
+        settings: context, slots, cache type, batch sizes, layers on devices, load mode.
+        machine: for the CPU's features and the devices' makers.
+        devices: ``("host",)``, ``("gpu0",)``, or ``("gpu0", "host")`` for a split.
+        imatrix: an importance matrix is used.
+        as_is: the model's own file is served.
+        provider: ``wheel`` (the server inside a Python process), ``build`` or ``path`` (``llama-server``).
+        build_isa: features the program was compiled for; by default those of prebuilt packages for ``wheel``, and the
+            CPU's own for the others.
+        unified: one cache for all slots.
+        engine: asked for cache and work buffer where it is there.
+
+    Raises:
+        AdvisorError: ``bad-option`` for an unknown file type.
+        KeyError: an unknown cache type or device.
+    """
+    weights = weight_map(model, tensors, fmt, imatrix=imatrix, as_is=as_is)
+    at = place(len(weights.layers), settings, machine, devices)
+    sums = _spread(
+        weights, at, cache_by_layer(model, tensors, settings, unified=unified), state_by_layer(model, tensors, settings)
+    )
+    if build_isa is None and provider == "wheel":
+        build_isa = WHEEL_ISA
+    host = machine.host
+    types = rules(host.cpu.isa, build_isa, arch=host.arch)
+    gpus = [d for d in devices if d != HOST]
+    # With a device in use the engine keeps host weights in the device's pinned memory instead.
+    copied, tail = (0, 0) if gpus else _repacked(weights, at, types, settings.load_mode in _COPIES)
+    room = cells(model, settings, unified=unified)
+    work = work_buffer(model, tensors, settings, room)
+    asked = engine(model, fmt, settings) if engine is not None else None
+    if asked is not None:
+        work = exact(asked.compute_bytes, "bytes", "the engine's own dry load", "engine")
+    output = 4 * model.vocab * max(settings.parallel, 1)
+    process = overhead(model, provider)
+    parts: dict[str, dict[str, Quantity]] = {}
+    for key in dict.fromkeys((HOST, *gpus)):
+        one: dict[str, Quantity] = {
+            "weights": _bytes(sums.of(key, "weights"), "tensor types and shapes", low=tail if key == HOST else 0),
+            "kv": _bytes(sums.of(key, "kv"), KV_SOURCE),
+            "state": _state(model, tensors, sums.of(key, "state")),
+        }
+        if asked is not None and sums.all("kv"):
+            share = asked.kv_cache_bytes * sums.of(key, "kv") // sums.all("kv")
+            one["kv"] = exact(share, "bytes", "the engine's own dry load", "engine")
+        busy = key in at.layers or key == at.output
+        if key == HOST:
+            one["output"] = _bytes(output, "vocabulary * 4 bytes a slot")
+            one["repack"] = _bytes(copied, "types that ggml repacks for this CPU", low=0)
+            one["overhead"] = process
+            one["compute"] = work if busy else _inputs(model, settings, room.full)
+        else:
+            one["overhead"] = _context(machine, key)
+            one["compute"] = _on_device(work) if busy else exact(0, "bytes", "no layer on this device")
+        parts[key] = one
+    by_device = {key: total(list(one.values()), "sum of its parts") for key, one in parts.items()}
+
+    def over(what: str, source: str) -> Quantity:
+        found = [one[what] for one in parts.values() if what in one]
+        return total(found, source) if found else exact(0, "bytes", source)
+
+    return Memory(
+        weights=over("weights", "tensors that are loaded, as stored"),
+        kv_cache=over("kv", parts[HOST]["kv"].source),
+        state=over("state", "recurrent layers of the model"),
+        compute=over("compute", work.source),
+        output=over("output", "vocabulary * 4 bytes a slot"),
+        repack=over("repack", "matrices of the types that ggml repacks for this CPU"),
+        overhead=over("overhead", process.source),
+        total=total(list(by_device.values()), "sum of its parts"),
+        reserved=None,
+        by_device=by_device,
+    )
+
+
+def overhead(model: ModelFacts, provider: str) -> Quantity:
+    """What the server's process takes beside its buffers: libraries, an interpreter, tables of the vocabulary.
+
+    Measured for vocabularies of 32,000 to 256,000 entries: 50 MiB and 180 bytes an entry with the Python package,
+    12 MiB less without.
+    """
+    base = _PROCESS.get(provider, _PROCESS["build"])
+    value = base + _TOKEN * model.vocab
+    return Quantity(
+        value=value,
+        low=base * 3 // 4,
+        high=base + 30 * MIB + 3 * _TOKEN * model.vocab,
+        unit="bytes",
+        method="measured" if provider == "wheel" else "fit",
+        source=_PROCESS_SOURCE.get(provider, _PROCESS_SOURCE["build"]),
+    )
+
+
+def _bytes(size: int, source: str, low: int = 0) -> Quantity:
+    """An exact number of bytes, of which the engine may release ``low`` again."""
+    return Quantity(value=size, low=max(size - low, 0), high=size, unit="bytes", method="exact", source=source)
+
+
+def _state(model: ModelFacts, tensors: tuple[TensorSpec, ...], size: int) -> Quantity:
+    recurrent = layers(model, tensors)[1]
+    if not recurrent:
+        return exact(0, "bytes", "no recurrent layers")
+    if all(s.sure for s in recurrent):
+        return exact(size, "bytes", "shapes of the recurrent layers, f32")
+    return Quantity(
+        value=size,
+        low=size // 2,
+        high=size * 2,
+        unit="bytes",
+        method="guess",
+        source="recurrent layers of unknown kind",
+    )
+
+
+def _inputs(model: ModelFacts, settings: Settings, context: int) -> Quantity:
+    """Host buffers while a device computes: embedded tokens and masks of one batch."""
+    size = settings.ubatch * (4 * model.hidden + 2 * context)
+    return Quantity(
+        value=size, low=size // 2, high=size * 2 + MIB, unit="bytes", method="formula", source="inputs of one batch"
+    )
+
+
+def _on_device(work: Quantity) -> Quantity:
+    """The work buffer on an accelerator: the same graph, with copies at the split points."""
+    return Quantity(
+        value=work.value,
+        low=work.low * 0.9 // 1,
+        high=int(work.high * 1.35) + 16 * MIB,
+        unit="bytes",
+        method=work.method,
+        source=work.source,
+    )
+
+
+def _context(machine: Machine, key: str) -> Quantity:
+    device = device_of(machine, key)
+    value, low, high = _CONTEXTS[device.vendor if device else "other"]
+    return Quantity(
+        value=value, low=low, high=high, unit="bytes", method="guess", source="driver context and pools of one process"
+    )

@@ -1,0 +1,341 @@
+"""Proves an artifact: the types in its file, perplexity and KL divergence against the original, and its answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from advisor.errors import AdvisorError
+from advisor.events import Cancel, Event, Reporter, safely
+from advisor.execute import gate, texts
+from advisor.execute.disk import disk_errors
+from advisor.execute.proc import run_runner
+from advisor.execute.prompts import PROMPTS, Prompt, incoherence
+from advisor.execute.store import Store, file_sha256
+from advisor.facts.results import Band, Finding, PromptPair, TaskScore, Verification
+from advisor.facts.text import clean
+
+if TYPE_CHECKING:
+    from advisor.execute.envs import Env
+    from advisor.facts.model import ModelFacts
+
+STEP: Final = "verify"
+CHUNKS: Final = 10
+CONTEXT: Final = 512
+ANSWER_TOKENS: Final = 32
+_MAX_TASKS: Final = 200
+_MAX_PROMPT: Final = 1400
+
+
+class Task(NamedTuple):
+    """A question and what a right answer contains."""
+
+    prompt: str
+    expect: str
+
+
+def verify(
+    artifact: Path,
+    reference: Path | None,
+    *,
+    env: Env,
+    model: ModelFacts,
+    method: str,
+    fmt: str,
+    log: Path,
+    imatrix: bool = False,
+    store: Store | None = None,
+    text: texts.Text | None = None,
+    tasks: Path | None = None,
+    chunks: int = CHUNKS,
+    context: int = CONTEXT,
+    threads: int | None = None,
+    prompts: Sequence[Prompt] = PROMPTS,
+    reporter: Reporter | None = None,
+    cancel: Cancel | None = None,
+) -> Verification:
+    """Compare a GGUF artifact with the GGUF file of the unquantized model.
+
+    Args:
+        artifact: the file to prove.
+        reference: the unquantized model (f16, bf16 or f32); ``None``: only the artifact's own perplexity and answers.
+        env: the environment of the ``logits`` runner.
+        model: whose size decides the bands.
+        imatrix: whether an importance matrix was used.
+        store: keeps the measurement, so that it is not made twice.
+        text: what to measure on; the bundled verification text by default.
+        tasks: a user's JSON lines ``{"prompt", "expect"}``, answered by both.
+        chunks: how many pieces of ``context`` tokens to score, half of each piece.
+        threads: worker threads.
+
+    Returns: the numbers, both sides' answers, the findings and the gate's verdict; a failed gate is not an exception.
+
+    Raises:
+        AdvisorError: ``artifact-invalid``, ``untrusted-model-header``, ``bad-option`` (a text too short, a bad task
+            file), ``out-of-memory``, ``step-failed``, ``interrupted``.
+    """
+    say = safely(reporter)
+    text = text or texts.verification_text()
+    questions = read_tasks(tasks) if tasks is not None else ()
+    types, wrong = check_types(artifact, fmt=fmt, imatrix=imatrix)
+    got = _measure(
+        [p for p in (reference, artifact) if p is not None],
+        text,
+        [p.text for p in prompts] + [t.prompt for t in questions],
+        env=env,
+        chunks=chunks,
+        context=context,
+        threads=threads,
+        store=store,
+        log=log,
+        reporter=say,
+        cancel=cancel,
+    )
+    bands = _bands(model, method, fmt, imatrix) if reference is not None else {}
+    measured = gate.Measured(
+        perplexity=got["perplexity"][-1],
+        perplexity_reference=got["perplexity"][0] if reference is not None else None,
+        kld=got["kld"],
+        top1_agreement=got["top1_agreement"],
+        positions=got["positions"],
+        non_finite=got["non_finite"],
+    )
+    pairs = _pairs(prompts, got["prompts"], alone=reference is None)
+    findings = gate.find_problems(
+        measured,
+        pairs,
+        bands,
+        fmt=fmt,
+        imatrix=imatrix,
+        types=wrong,
+        artifact_bytes=weight_bytes(artifact),
+        reference_bytes=weight_bytes(reference) if reference is not None else None,
+    )
+    return Verification(
+        perplexity=measured.perplexity,
+        perplexity_reference=measured.perplexity_reference,
+        kld=measured.kld,
+        top1_agreement=measured.top1_agreement,
+        positions=measured.positions,
+        text=text.name,
+        text_sha256=text.sha256,
+        prompts=pairs,
+        findings=findings,
+        gate=gate.judge(measured, bands, findings),
+        types=types,
+        seconds=got["seconds"],
+        task=_score(tasks, questions, got["prompts"], len(prompts), alone=reference is None),
+    )
+
+
+def check_types(artifact: Path, *, fmt: str, imatrix: bool) -> tuple[dict[str, int], Finding | None]:
+    """Count the tensor types in a GGUF file and hold them against those that ``fmt`` gives this architecture.
+
+    A file whose weights take over a tenth more than the format's is of another format, whatever it is called; other
+    deviations are left to the numbers. Returns tensors by type, and the finding if any.
+
+    Raises:
+        AdvisorError: ``file-not-found``, ``untrusted-model-header``.
+    """
+    from advisor.cost.gguf_mix import DEFAULTS, assign
+    from advisor.cost.gguf_types import BLOCKS
+    from advisor.model.resolve import resolve
+    from advisor.model.tensors import tensors
+
+    facts = resolve(str(artifact))
+    specs = tensors(facts)
+    types = dict(sorted(Counter(t.gguf_type or "unknown" for t in specs).items()))
+    if fmt not in DEFAULTS:
+        return types, None
+
+    def size(kind: str | None, elements: int) -> float:
+        block, nbytes = BLOCKS.get(kind or "", (1, 4))
+        return elements * nbytes / block
+
+    # What never is quantized (norms, biases) says nothing.
+    assigned = [a for a in assign(facts, specs, fmt, imatrix=imatrix) if a.type != "f32"]
+    wanted = sum(size(a.type, a.tensor.elements) for a in assigned)
+    found = sum(size(a.tensor.gguf_type, a.tensor.elements) for a in assigned)
+    different = [a for a in assigned if a.tensor.gguf_type != a.type]
+    if found <= 1.1 * wanted and found >= 0.8 * wanted:
+        return types, None
+    sample = ", ".join(f"{clean(a.tensor.name)} is {a.tensor.gguf_type}, not {a.type}" for a in different[:3])
+    return types, Finding(
+        code="wrong-types",
+        message=f"{len(different)} of {len(assigned)} weight tensors are not of the types of {fmt}: {sample}.",
+        remedy=f"The quantizer did something else than it was asked for. Quantize again from the original: "
+        f"advisor quantize MODEL --format {fmt}",
+        sources=(gate.GUIDE_FAILURES,),
+    )
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes of all tensors of a GGUF file.
+
+    Raises:
+        AdvisorError: ``file-not-found``, ``untrusted-model-header``.
+    """
+    from advisor.model.gguf import read_header
+
+    return sum(t.nbytes for t in read_header(path).tensors)
+
+
+def read_tasks(path: Path) -> tuple[Task, ...]:
+    """Read a user's task: JSON lines ``{"prompt": "...", "expect": "..."}``, at most 200.
+
+    Raises:
+        AdvisorError: ``file-not-found`` or ``bad-option`` with the line.
+    """
+    if not path.is_file():
+        raise AdvisorError("file-not-found", f"There is no file {path}.")
+    out: list[Task] = []
+    with path.open("rb") as f:
+        for number, raw in enumerate(f, 1):
+            if not raw.strip():
+                continue
+            if len(out) >= _MAX_TASKS:
+                raise AdvisorError("bad-option", f"{path} has more than {_MAX_TASKS} questions.")
+            try:
+                line = msgspec.json.decode(raw, type=dict[str, str])
+                task = Task(line["prompt"], line["expect"])
+            except (msgspec.MsgspecError, UnicodeDecodeError, KeyError) as e:
+                raise AdvisorError("bad-option", f'{path}, line {number}: not {{"prompt", "expect"}}: {e}.') from e
+            if not task.prompt or not task.expect.strip() or len(task.prompt) > _MAX_PROMPT:
+                raise AdvisorError(
+                    "bad-option", f"{path}, line {number}: a prompt has 1 to {_MAX_PROMPT} characters and an answer."
+                )
+            out.append(task)
+    if not out:
+        raise AdvisorError("bad-option", f"{path} holds no questions.")
+    return tuple(out)
+
+
+def _bands(model: ModelFacts, method: str, fmt: str, imatrix: bool) -> dict[str, Band]:
+    from advisor.cost.quality import bands
+
+    try:
+        return bands(model.params, method, fmt, imatrix=imatrix)
+    except AdvisorError as e:
+        # No figures for this format: it is measured all the same, and the gate says that it has no limits.
+        if e.code != "bad-option":
+            raise
+        return {}
+
+
+def _measure(
+    models: list[Path],
+    text: texts.Text,
+    prompts: list[str],
+    *,
+    env: Env,
+    chunks: int,
+    context: int,
+    threads: int | None,
+    store: Store | None,
+    log: Path,
+    reporter: Reporter,
+    cancel: Cancel | None,
+) -> dict[str, Any]:
+    """What the runner measured, from the store where it was measured before."""
+
+    def run(folder: Path) -> dict[str, Any]:
+        written = folder / "text.txt"
+        with disk_errors(written):
+            written.write_text(text.text, encoding="utf-8")
+        request = {
+            "models": [str(m) for m in models],
+            "text": str(written),
+            "chunks": chunks,
+            "context": context,
+            "threads": threads,
+            "prompts": prompts,
+            "max_tokens": ANSWER_TOKENS,
+        }
+        return run_runner(
+            env, "logits.py", request, step=STEP, reporter=reporter, cancel=cancel, log=log, threads=threads
+        )
+
+    if store is None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="advisor-") as folder:
+            return run(Path(folder))
+
+    def build(tmp: Path) -> dict[str, Any]:
+        measured = run(tmp)
+        (tmp / "text.txt").unlink()
+        (tmp / "measured.json").write_bytes(msgspec.json.encode(measured))
+        return {"measured": measured}
+
+    reporter(Event(kind="progress", step=STEP, message="reading both files"))
+    key = store.key(
+        "verify",
+        {"models": [content_sha256(m) for m in models], "text": text.sha256},
+        params={
+            "chunks": chunks,
+            "context": context,
+            "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
+            "tokens": ANSWER_TOKENS,
+        },
+        tool=f"{env.name} {env.digest}",
+    )
+    path, _ = store.make(key, build, cancel=cancel)
+    measured: dict[str, Any] = store.manifest(path)["measured"]
+    return measured
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file: from its manifest where it lies unchanged in a store, else by reading it."""
+    path = path.resolve()
+    folder = path.parent
+    if (folder / "manifest.json").is_file() and folder.parent.name == "artifacts":
+        store = Store(folder.parent.parent)
+        try:
+            if store.find(folder.name) == folder:
+                for f in store.record(folder).files:
+                    if folder / f.path == path:
+                        return f.sha256
+        except (ValueError, OSError):
+            return file_sha256(path)
+    return file_sha256(path)
+
+
+def _pairs(prompts: Sequence[Prompt], answers: list[list[str]], *, alone: bool) -> tuple[PromptPair, ...]:
+    out = []
+    for i, prompt in enumerate(prompts):
+        answer, reference = answers[-1][i], "" if alone else answers[0][i]
+        # An original that rambles itself is no measure for its artifact.
+        fine = incoherence(answer) is None or (not alone and incoherence(reference) is not None)
+        out.append(
+            PromptPair(
+                name=prompt.name,
+                prompt=prompt.text,
+                reference=clean(reference, None, one_line=False),
+                answer=clean(answer, None, one_line=False),
+                same=not alone and answer == reference,
+                coherent=fine,
+            )
+        )
+    return tuple(out)
+
+
+def _score(
+    path: Path | None, questions: Sequence[Task], answers: list[list[str]], skip: int, *, alone: bool
+) -> TaskScore | None:
+    if path is None or not questions:
+        return None
+
+    def correct(side: list[str]) -> int:
+        return sum(q.expect.strip().casefold() in a.casefold() for q, a in zip(questions, side[skip:], strict=True))
+
+    return TaskScore(
+        name=path.name,
+        items=len(questions),
+        reference_correct=None if alone else correct(answers[0]),
+        correct=correct(answers[-1]),
+    )

@@ -1,0 +1,306 @@
+"""Everything that could be tried: method x format x runtime x placement, with the quantizer that would make it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal, NamedTuple
+
+from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
+from advisor.facts.machine import Device, Machine
+from advisor.facts.model import ModelFacts, TensorSpec
+from advisor.facts.plan import PlanRequest
+from advisor.facts.words import GGUF_FORMATS, GROUPED_FORMAT
+
+Placement = Literal["cpu", "gpu", "split"]
+Source = Literal["quantize", "as-is", "load-time", "prequantized"]
+
+LLAMA_ENGINES: Final = ("llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "textgen")
+TENSOR_PARALLEL: Final = ("vllm", "sglang", "tgi")
+LOAD_TIME: Final = ("nf4", "int8", "hqq")
+
+# Bits a weight takes over a whole file: GGUF types measured on Llama-3.1-8B (llama.cpp, tools/quantize/README.md),
+# the others from their blocks (weights, scales, zero points).
+BITS: Final[dict[str, float]] = {
+    "q2_k": 3.16,
+    "q3_k_s": 3.64,
+    "q3_k_m": 4.0,
+    "q3_k_l": 4.3,
+    "iq4_xs": 4.46,
+    "iq4_nl": 4.68,
+    "q4_0": 4.66,
+    "q4_k_s": 4.67,
+    "q4_k_m": 4.89,
+    "q4_1": 5.13,
+    "q5_0": 5.59,
+    "q5_k_s": 5.57,
+    "q5_k_m": 5.7,
+    "q5_1": 6.06,
+    "q6_k": 6.56,
+    "q8_0": 8.5,
+    "f16": 16.0,
+    "bf16": 16.0,
+    "w8a8": 8.0,
+    "fp8": 8.0,
+    "int8": 8.0,
+    "nf4": 4.13,
+    "nvfp4": 4.5,
+    "mxfp4": 4.25,
+}
+_GGUF_CHOICE: Final = (
+    "q2_k",
+    "q3_k_s",
+    "q3_k_m",
+    "q3_k_l",
+    "iq4_xs",
+    "q4_k_s",
+    "q4_k_m",
+    "q5_k_s",
+    "q5_k_m",
+    "q6_k",
+    "q8_0",
+)
+_GROUPED: Final = ("w4a16-g128", "w4a16-g64", "w4a16-g32")
+FORMATS: Final[dict[str, tuple[str, ...]]] = {
+    "gguf": _GGUF_CHOICE,
+    "awq": _GROUPED,
+    "gptq": _GROUPED,
+    "rtn": _GROUPED,
+    "w8a8": ("w8a8",),
+    "fp8": ("fp8",),
+    "nvfp4": ("nvfp4",),
+    "mxfp4": ("mxfp4",),
+    "nf4": ("nf4",),
+    "int8": ("int8",),
+    "hqq": ("hqq4-g64",),
+    "none": (),
+}
+_QUANTIZERS: Final[dict[str, tuple[str, ...]]] = {
+    "gguf": ("llama.cpp", "llama-cpp-python"),
+    "awq": ("llmcompressor", "autoawq", "auto-round", "gptqmodel"),
+    "gptq": ("gptqmodel", "llmcompressor", "auto-round", "optimum"),
+    "rtn": ("llmcompressor",),
+    "w8a8": ("llmcompressor",),
+    "fp8": ("llmcompressor",),
+    "nvfp4": ("llmcompressor",),
+    "mxfp4": ("llmcompressor",),
+    "nf4": ("bitsandbytes",),
+    "int8": ("bitsandbytes",),
+    "hqq": ("hqq",),
+}
+# Programs around llama.cpp, the ones with the least to set up first.
+_ENGINE_ORDER: Final = ("llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "textgen")
+_MAKES_WITHOUT_MATRIX: Final = ("token_embd", "output", "norm", "bias", "ffn_gate_inp", "other")
+
+
+class Target(NamedTuple):
+    """Where a candidate would run. ``kind`` is ``cpu`` or the vendor; ``keys`` are device keys, ``host`` included for
+    the CPU and for a split."""
+
+    placement: Placement
+    kind: str
+    devices: tuple[Device, ...]
+    keys: tuple[str, ...]
+
+    @property
+    def first(self) -> Device | None:
+        """The device that speaks for all, or ``None`` on the CPU."""
+        return self.devices[0] if self.devices else None
+
+
+class Candidate(NamedTuple):
+    """One thing that could be tried."""
+
+    method: str
+    format: str
+    runtime: str
+    target: Target
+    quantizer: str | None
+    source: Source
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """A total order that never depends on how candidates were found."""
+        return (self.method, self.format, self.runtime, self.target.placement, *self.target.keys, self.quantizer or "")
+
+
+def bits_of(fmt: str) -> float | None:
+    """Bits a weight takes in ``fmt``, scales included; ``None`` for a format without a figure."""
+    if fmt in BITS:
+        return BITS[fmt]
+    group = GROUPED_FORMAT.match(fmt)
+    if group is None:
+        return None
+    bits = int(group["bits"] or group["hbits"])
+    size = int(group["group"] or group["hgroup"])
+    return round(bits + (16 + bits) / size, 3)  # one 16-bit scale and one zero point a group
+
+
+def group_of(fmt: str) -> int | None:
+    """Weights a group, for formats with groups."""
+    group = GROUPED_FORMAT.match(fmt)
+    return int(group["group"] or group["hgroup"]) if group else None
+
+
+def usable_devices(machine: Machine) -> tuple[Device, ...]:
+    """Accelerators that can be used, by id."""
+    return tuple(sorted((d for d in machine.devices if d.unusable is None), key=lambda d: d.id))
+
+
+def targets(machine: Machine) -> tuple[Target, ...]:
+    """The host; for each vendor its largest device, all its devices together, and each of these with the host.
+
+    Vendors are never mixed; on unified memory there is no split, because it is one memory.
+    """
+    out = [Target("cpu", "cpu", (), ("host",))]
+    by_vendor: dict[str, list[Device]] = {}
+    for device in usable_devices(machine):
+        by_vendor.setdefault(device.vendor, []).append(device)
+    for vendor in sorted(by_vendor):
+        devices = by_vendor[vendor]
+        largest = max(devices, key=lambda d: (d.memory.usable_bytes or d.memory.total_bytes or 0, _neg(d.id)))
+        sets = [(largest,)] + ([tuple(devices)] if len(devices) > 1 else [])
+        for chosen in sets:
+            keys = tuple(d.id for d in chosen)
+            out.append(Target("gpu", vendor, chosen, keys))
+            if not any(d.unified_memory for d in chosen):
+                out.append(Target("split", vendor, chosen, (*keys, "host")))
+    return tuple(out)
+
+
+def _neg(text: str) -> tuple[int, ...]:
+    """Sorts the other way round, so that the lowest id wins a tie."""
+    return tuple(-ord(c) for c in text)
+
+
+def own_format(model: ModelFacts) -> str | None:
+    """The format that lies on disk, where it is one that can be served as it is."""
+    if model.weights_format == "gguf" and model.source_types:
+        named = (model.weights_dtype or "").lower()
+        if named in GGUF_FORMATS:
+            return named
+        types = {t: n for t, n in model.source_types.items() if t not in ("f32",)} or model.source_types
+        top = max(sorted(types), key=lambda t: types[t])
+        guess = {"q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m"}.get(top, top)
+        return guess if guess in GGUF_FORMATS else None
+    return None
+
+
+def sixteen_bit(model: ModelFacts) -> str:
+    """The 16-bit format that the weights are in, or would be in."""
+    return "f16" if (model.weights_dtype or "").lower() in ("f16", "float16", "fp16") else "bf16"
+
+
+def formats(
+    method: str, model: ModelFacts, request: PlanRequest, tensors: tuple[TensorSpec, ...] = (), goal: str = ""
+) -> tuple[str, ...]:
+    """The formats to try for ``method``; a format the user asked for is always among them.
+
+    Of groups the usual 128 is tried, the largest smaller one where 128 does not divide the rows, and 32 where accuracy
+    is the goal.
+    """
+    found = list(FORMATS.get(method, ()))
+    if method == "none":
+        found = [sixteen_bit(model), "f16" if sixteen_bit(model) == "bf16" else "bf16"]
+    elif method == "gguf":
+        found.append(sixteen_bit(model))
+        mine = own_format(model)
+        if mine is not None and mine not in found:
+            found.append(mine)
+    if request.format is not None:
+        return (request.format,) if request.format in found or takes(method, request.format) else ()
+    if found == list(_GROUPED):
+        dividing = [f for f in found if group_divides(f, tensors)]
+        found = [_GROUPED[0], *dividing[:1], *(dividing[-1:] if goal == "accuracy" else [])]
+    return tuple(dict.fromkeys(found))
+
+
+def takes(method: str, fmt: str) -> bool:
+    """Whether ``fmt`` is a format of ``method`` at all."""
+    if method == "gguf":
+        return fmt in GGUF_FORMATS
+    if method == "none":
+        return fmt in ("f16", "bf16")
+    if method == "hqq":
+        return fmt.startswith("hqq")
+    if method in ("awq", "gptq", "rtn"):
+        return fmt.startswith("w") and GROUPED_FORMAT.match(fmt) is not None
+    return fmt == method
+
+
+def source_of(method: str, fmt: str, model: ModelFacts) -> Source:
+    """How the weights of a candidate come about."""
+    if method == "gguf":
+        return "as-is" if own_format(model) == fmt else "quantize"
+    if (model.weights_dtype or "").lower() == method:
+        return "prequantized"
+    if method == "none":
+        return "as-is"
+    return "load-time" if method in LOAD_TIME else "quantize"
+
+
+def pick_quantizer(
+    method: str, fmt: str, source: Source, wanted: str | None, quantizers: Mapping[str, QuantizerCapabilities]
+) -> str | None:
+    """The library that makes the format: what this version can carry out first, then the guide's order."""
+    if source in ("as-is", "prequantized"):
+        return None
+    if wanted is not None:
+        return wanted
+    order = _QUANTIZERS.get(method, ())
+    able = [q for q in quantizers.values() if q.makes(method, fmt)]
+    able.sort(key=lambda q: (not q.executable, order.index(q.name) if q.name in order else 99, q.name))
+    if able:
+        return able[0].name
+    return order[0] if order else None
+
+
+def group_divides(fmt: str, tensors: tuple[TensorSpec, ...]) -> bool | None:
+    """Whether the group size divides every row that is quantized; ``None`` without tensors, true without groups."""
+    size = group_of(fmt)
+    if size is None:
+        return True
+    widths = {t.width for t in tensors if len(t.shape) >= 2 and t.role not in _MAKES_WITHOUT_MATRIX}
+    return all(w % size == 0 for w in widths) if widths else None
+
+
+def candidates(
+    model: ModelFacts,
+    machine: Machine,
+    request: PlanRequest,
+    *,
+    runtimes: Mapping[str, RuntimeCapabilities],
+    quantizers: Mapping[str, QuantizerCapabilities],
+    tensors: tuple[TensorSpec, ...] = (),
+) -> Iterator[Candidate]:
+    """All candidates, in an order that depends on names alone."""
+    places = targets(machine)
+    methods = {m: formats(m, model, request, tensors, request.goal) for m in FORMATS if request.method in (None, m)}
+    for runtime in sorted(runtimes):
+        if request.runtime not in (None, runtime):
+            continue
+        for method, chosen in methods.items():
+            for fmt in chosen:
+                source = source_of(method, fmt, model)
+                named = quantizers.get(request.quantizer) if request.quantizer is not None else None
+                if named is not None and (source in ("as-is", "prequantized") or not named.makes(method, fmt)):
+                    continue
+                quantizer = pick_quantizer(method, fmt, source, request.quantizer, quantizers)
+                for target in places:
+                    if method == "none" and len(chosen) > 1 and (fmt == chosen[0]) == _other_16_bit(target, chosen[0]):
+                        continue
+                    yield Candidate(method, fmt, runtime, target, quantizer, source)
+
+
+def _other_16_bit(target: Target, fmt: str) -> bool:
+    """Whether the device takes float16 only (before compute capability 8.0) while the weights are bfloat16."""
+    capabilities = [d.compute_capability for d in target.devices if d.compute_capability is not None]
+    return fmt == "bf16" and target.kind == "nvidia" and bool(capabilities) and min(capabilities) < 8.0
+
+
+def nearest_engine(runtimes: Mapping[str, RuntimeCapabilities], kind: str, wanted: str | None) -> str | None:
+    """Among the programs around llama.cpp the one to take on ``kind``: launched by advisor first, then least to do."""
+    if wanted in LLAMA_ENGINES:
+        return wanted
+    able = [r for r in runtimes.values() if r.name in LLAMA_ENGINES and kind in r.devices and "gguf" in r.methods]
+    able.sort(key=lambda r: (not r.executable, len(r.needs.get(kind, ())), _ENGINE_ORDER.index(r.name)))
+    return able[0].name if able else None

@@ -1,0 +1,211 @@
+"""What the rules are told: facts of the machine, the model and the goal, then of each candidate, then of its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from advisor.backends.base import RuntimeCapabilities
+from advisor.facts.catalogue import FactValue
+from advisor.facts.machine import Machine
+from advisor.facts.model import ModelFacts, TensorSpec
+from advisor.facts.plan import Goal, PlanRequest
+from advisor.planner.candidate import (
+    LLAMA_ENGINES,
+    TENSOR_PARALLEL,
+    Candidate,
+    Target,
+    bits_of,
+    group_divides,
+    group_of,
+    nearest_engine,
+    own_format,
+    usable_devices,
+)
+
+Facts = dict[str, FactValue | None]
+_PLAIN_TYPES = ("f32", "f16", "bf16")
+
+
+def fixed_facts(
+    model: ModelFacts, tensors: tuple[TensorSpec, ...], machine: Machine, goal: Goal, request: PlanRequest
+) -> Facts:
+    """Facts that are the same for every candidate."""
+    devices = usable_devices(machine)
+    memory = machine.host.memory
+    widths = {t.width for t in tensors if len(t.shape) >= 2 and t.role not in ("norm", "bias", "ffn_gate_inp")}
+    source_bits = _source_bits(model)
+    return {
+        "machine.has_gpu": bool(devices),
+        "machine.gpu_vendors": tuple(sorted({d.vendor for d in devices})),
+        "machine.gpu_count": len(devices),
+        "machine.mixed_gpus": len({(d.vendor, d.name) for d in devices}) > 1,
+        "machine.os": machine.host.os,
+        "machine.arch": machine.host.arch,
+        "host.isa": machine.host.cpu.isa,
+        "host.cores_granted": machine.host.cpu.cores_granted,
+        "host.memory_total_bytes": memory.total_bytes,
+        "host.memory_limit_bytes": memory.limit_bytes,
+        "host.memory_available_bytes": memory.available_bytes,
+        "model.params": model.params,
+        "model.active_params": model.active_params,
+        "model.architecture": model.architecture,
+        "model.is_moe": model.experts > 1,
+        "model.experts": model.experts,
+        "model.layers": model.layers,
+        "model.kind": model.kind,
+        "model.weights_format": model.weights_format,
+        "model.weights_dtype": model.weights_dtype,
+        "model.source_quantized": source_bits is not None and source_bits < 15,
+        "model.source_bits": source_bits,
+        "model.width_256_divisible": all(w % 256 == 0 for w in widths) if widths else None,
+        "model.confidence": model.confidence,
+        "model.context_max": model.context_max,
+        "model.chat_template": model.chat_template,
+        "goal.id": goal.id,
+        "goal.context": goal.context,
+        "goal.parallel": goal.parallel,
+        "goal.min_decode_tps": goal.min_decode_tps,
+        "request.method": request.method,
+        "request.format": request.format,
+        "request.runtime": request.runtime,
+        "request.quantizer": request.quantizer,
+        "request.kv_type": request.kv_type or "f16",
+        "request.min_tps": request.min_tps,
+        "request.max_memory_bytes": request.max_memory_bytes,
+        "request.min_quality": request.min_quality,
+        # no deadline is a deadline that is never reached
+        "request.within_s": request.within_s if request.within_s is not None else float("inf"),
+        "request.no_download": request.no_download,
+    }
+
+
+def _source_bits(model: ModelFacts) -> float | None:
+    """Bits a weight takes on disk, where the weights are here."""
+    if model.weights_format == "gguf":
+        if model.source_types and all(t in _PLAIN_TYPES for t in model.source_types):
+            return 16.0
+        return round(model.weights_bytes * 8 / model.params, 2) if model.weights_bytes and model.params else None
+    return None if model.weights_format == "none" else 16.0
+
+
+def device_facts(target: Target) -> Facts:
+    """Facts of the device that a candidate would run on."""
+    device = target.first
+    if device is None:
+        return {"device.kind": "cpu", "device.vendor": "none", "device.unified_memory": False, "device.count": 0}
+    out: Facts = {
+        "device.kind": target.kind,
+        "device.vendor": device.vendor,
+        "device.compute_capability": min(
+            (d.compute_capability for d in target.devices if d.compute_capability is not None), default=None
+        ),
+        "device.memory_total_bytes": device.memory.total_bytes,
+        "device.memory_usable_bytes": device.memory.usable_bytes,
+        "device.bandwidth_bytes_per_s": device.bandwidth.value if device.bandwidth else None,
+        "device.unified_memory": device.unified_memory,
+        "device.count": len(target.devices),
+    }
+    for name in ("fp8", "fp4", "bf16", "int8"):
+        out[f"device.formats.{name}"] = device.formats.get(name)
+    return out
+
+
+class CandidateFacts:
+    """Makes the facts of candidates; what several candidates share is worked out once."""
+
+    def __init__(
+        self,
+        model: ModelFacts,
+        tensors: tuple[TensorSpec, ...],
+        request: PlanRequest,
+        runtimes: Mapping[str, RuntimeCapabilities],
+    ) -> None:
+        from advisor.cost.gguf_mix import imatrix_need
+
+        self._need = imatrix_need
+        self.model, self.tensors, self.request, self.runtimes = model, tensors, request, runtimes
+        self._by_target: dict[tuple[str, ...], Facts] = {}
+        self._by_format: dict[tuple[str, str, str], Facts] = {}
+        self._engines: dict[str, str | None] = {}
+        self._own = own_format(model)
+        self._source_bits = _source_bits(model)
+
+    def imatrix_need(self, method: str, fmt: str) -> str:
+        """``required``, ``recommended`` or ``none``.
+
+        For K types of four bits and more a matrix gains little (Llama-3-8B Q4_K_M: KL divergence .031 to .028) and the
+        guide makes them without one.
+        """
+        if method != "gguf" or fmt in ("f16", "bf16"):
+            return "none"
+        need = self._need(fmt)
+        return "none" if need == "recommended" and fmt.startswith(("q4", "q5", "q6", "q8")) else need
+
+    def imatrix(self, c: Candidate) -> bool:
+        """Whether an importance matrix is made for the candidate."""
+        return c.source == "quantize" and self.imatrix_need(c.method, c.format) in ("required", "recommended")
+
+    def target(self, target: Target) -> Facts:
+        """Facts of the device."""
+        key = (target.placement, *target.keys)
+        if key not in self._by_target:
+            self._by_target[key] = device_facts(target)
+        return self._by_target[key]
+
+    def format(self, method: str, fmt: str, source: str) -> Facts:
+        """Facts of the format."""
+        key = (method, fmt, source)
+        if key not in self._by_format:
+            bits = bits_of(fmt)
+            exceeds = None if bits is None or self._source_bits is None else bits > self._source_bits + 1.5
+            self._by_format[key] = {
+                "candidate.method": method,
+                "candidate.format": fmt,
+                "candidate.bits": bits,
+                "candidate.group": group_of(fmt),
+                "candidate.group_divides": group_divides(fmt, self.tensors),
+                "candidate.source": source,
+                "candidate.imatrix": source == "quantize" and self.imatrix_need(method, fmt) != "none",
+                "candidate.imatrix_need": self.imatrix_need(method, fmt),
+                "candidate.exceeds_source": exceeds if self._source_bits is not None else False,
+            }
+        return self._by_format[key]
+
+    def of(self, c: Candidate) -> Facts:
+        """All facts of the candidate that are known before its cost is."""
+        caps = self.runtimes[c.runtime]
+        kind = c.target.kind
+        parallel = tensor_parallel(c)
+        return {
+            **self.target(c.target),
+            **self.format(c.method, c.format, c.source),
+            "candidate.runtime": c.runtime,
+            "candidate.quantizer": c.quantizer,
+            "candidate.placement": c.target.placement,
+            "candidate.supported": caps.loads(c.method, c.format),
+            "candidate.device_supported": kind in caps.devices and self._capable(c, caps),
+            "candidate.tensor_parallel": parallel,
+            "candidate.heads_divide": self.model.heads % parallel == 0 and (
+                self.model.kv_heads % parallel == 0 or parallel % max(1, self.model.kv_heads) == 0
+            ),
+            "candidate.engine_duplicate": self._duplicate(c),
+        }  # fmt: skip
+
+    def _capable(self, c: Candidate, caps: RuntimeCapabilities) -> bool:
+        have = self.target(c.target).get("device.compute_capability")
+        if c.target.kind != "nvidia" or not isinstance(have, int | float):
+            return True
+        return all(have >= caps.min_compute_capability.get(word, 0.0) for word in (c.method, c.format, "*"))
+
+    def _duplicate(self, c: Candidate) -> bool:
+        if c.method != "gguf" or c.runtime not in LLAMA_ENGINES or self.request.runtime is not None:
+            return False
+        if c.target.kind not in self._engines:
+            self._engines[c.target.kind] = nearest_engine(self.runtimes, c.target.kind, self.request.runtime)
+        nearest = self._engines[c.target.kind]
+        return nearest is not None and nearest != c.runtime
+
+
+def tensor_parallel(c: Candidate) -> int:
+    """Devices that one layer is spread over."""
+    return len(c.target.devices) if c.runtime in TENSOR_PARALLEL and c.target.placement == "gpu" else 1

@@ -1,0 +1,290 @@
+"""From machine, model and goal to ranked plans: rules that need no cost first, then cost, fit, score and rank.
+
+Deterministic: the same inputs give the same bytes, whatever the order of rules, files or dictionaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
+from advisor.facts.machine import Machine
+from advisor.facts.model import ModelFacts, TensorSpec
+from advisor.facts.plan import Goal, Plan, PlanRequest, Recommendation, Rejected, Warning_
+from advisor.facts.protocols import EngineOracle
+from advisor.guide.engine import Prepared, Ready, decision, excluded_by, prepare, run
+from advisor.guide.schema import Rule, RulePack
+from advisor.planner import score as scoring
+from advisor.planner.building import Scored, build
+from advisor.planner.candidate import Candidate, bits_of, candidates, usable_devices
+from advisor.planner.costing import CostFn, Costing, LayersFn
+from advisor.planner.facts import CandidateFacts, Facts, fixed_facts
+from advisor.planner.request import check, effective_goal
+from advisor.planner.status import Status, judge
+
+_EXCLUDING: Final = ("exclude", "require")
+# Facts that differ between formats of one method; a rule that asks for none of them speaks for all formats at once.
+_BY_FORMAT: Final = frozenset(
+    f"candidate.{name}"
+    for name in ("format", "bits", "group", "group_divides", "source", "imatrix", "imatrix_need", "exceeds_source",
+                 "supported", "device_supported", "quantizer", "fits_gpu_alone")
+)  # fmt: skip
+_PLACE_ORDER: Final = {"gpu": 0, "split": 1, "cpu": 2}
+
+
+class Drop(NamedTuple):
+    """A candidate that was dropped by a rule; ``short_by`` in bytes where memory is the reason."""
+
+    candidate: Candidate
+    rule: Rule
+    because: str
+    short_by: int | None
+
+
+class Round(NamedTuple):
+    """The outcome of planning once: what can run, best first, and what was dropped."""
+
+    kept: tuple[Scored, ...]
+    dropped: tuple[Drop, ...]
+    considered: int
+    goal: Goal
+    notes: tuple[str, ...]
+
+
+def recommend(
+    model: ModelFacts,
+    tensors: tuple[TensorSpec, ...],
+    machine: Machine,
+    goal: Goal,
+    request: PlanRequest,
+    pack: RulePack,
+    *,
+    runtimes: Mapping[str, RuntimeCapabilities],
+    quantizers: Mapping[str, QuantizerCapabilities],
+    executable_here: bool,
+    engine: EngineOracle | None = None,
+    cost_fn: CostFn | None = None,
+    layers_fn: LayersFn | None = None,
+) -> Recommendation:
+    """Rank the ways to run ``model`` on ``machine`` for ``goal``, and say why the others were left out.
+
+    Args:
+        tensors: the model's tensors; empty where they are not known.
+        executable_here: ``machine`` is the one that advisor runs on.
+        cost_fn, layers_fn: stand in for ``advisor.cost.estimate.cost`` and ``advisor.cost.offload``.
+
+    Returns:
+        Plans, best first; none where nothing fits, then ``relaxations`` say what would have to give.
+
+    Raises:
+        AdvisorError: ``bad-option`` or ``contradictory-options``.
+    """
+    check(request, pack, quantizers)
+    from advisor.planner.relax import relaxations
+
+    planner = Planner(model, tensors, pack, runtimes, quantizers, engine=engine, cost_fn=cost_fn, layers_fn=layers_fn)
+    found = planner.plan(machine, goal, request)
+    plans = tuple(
+        build(model, s, rank=i, executable_here=executable_here, notes=found.notes, per_slot=found.goal.context)
+        for i, s in enumerate(found.kept[: request.top], 1)
+    )
+    overlay = sorted({d.rule for p in plans for d in p.decisions if d.overlay} | {
+        d.rule.id for d in found.dropped if d.rule.overlay
+    })  # fmt: skip
+    return Recommendation(
+        plans=plans,
+        rejected=_rejected(found.dropped, closest=not plans),
+        relaxations=() if plans else relaxations(planner, machine, goal, request, executable_here=executable_here),
+        warnings=_warnings(model, machine, pack, found),
+        candidates_considered=found.considered,
+        rules_hash=pack.content_hash,
+        overlay_rules=tuple(overlay),
+    )
+
+
+class Planner:
+    """Plans one model under one pack of rules; planning again with one thing moved shares the preparations."""
+
+    def __init__(
+        self,
+        model: ModelFacts,
+        tensors: tuple[TensorSpec, ...],
+        pack: RulePack,
+        runtimes: Mapping[str, RuntimeCapabilities],
+        quantizers: Mapping[str, QuantizerCapabilities],
+        *,
+        engine: EngineOracle | None = None,
+        cost_fn: CostFn | None = None,
+        layers_fn: LayersFn | None = None,
+    ) -> None:
+        self.model, self.tensors, self.pack = model, tensors, pack
+        self.runtimes, self.quantizers = runtimes, quantizers
+        self.engine, self.cost_fn, self.layers_fn = engine, cost_fn, layers_fn
+
+    def costing(self, machine: Machine, goal: Goal, request: PlanRequest) -> Costing:
+        """The costs of this model on ``machine``."""
+        return Costing(
+            self.model,
+            self.tensors,
+            machine,
+            goal,
+            request,
+            cost_fn=self.cost_fn,
+            layers_fn=self.layers_fn,
+            engine=self.engine,
+        )
+
+    def plan(self, machine: Machine, goal: Goal, request: PlanRequest) -> Round:
+        """Filter, cost, fit, score and rank."""
+        goal, notes = effective_goal(goal, request, self.model)
+        costing = self.costing(machine, goal, request)
+        fixed = fixed_facts(self.model, self.tensors, machine, goal, request)
+        anchors = costing.anchors()
+        rules = prepare(self.pack, fixed)
+        run_ = _Run(self, machine, goal, costing, rules, {**fixed, **anchors}, request)
+        considered = 0
+        found = candidates(
+            self.model, machine, request, runtimes=self.runtimes, quantizers=self.quantizers, tensors=self.tensors
+        )
+        # Accelerators first: whether a candidate fits one decides if the host is worth a look.
+        for c in sorted(found, key=lambda c: (_PLACE_ORDER[c.target.placement], c.key)):
+            considered += 1
+            run_.consider(c)
+        ready_first = not usable_devices(machine)
+        kept = sorted(run_.kept, key=lambda s: _rank(s, ready_first=ready_first))
+        dropped = sorted(run_.dropped, key=lambda d: (d.rule.id, d.candidate.key))
+        return Round(tuple(kept), tuple(dropped), considered, goal, notes)
+
+
+def _rank(s: Scored, *, ready_first: bool) -> tuple[object, ...]:
+    """``elsewhere`` last; without an accelerator what is ready comes first; then the score; then the name."""
+    status = s.status.status
+    return (status == "elsewhere", ready_first and status != "ready", -s.score, s.candidate.key)
+
+
+class _Run:
+    """One pass over the candidates."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        machine: Machine,
+        goal: Goal,
+        costing: Costing,
+        rules: Prepared,
+        fixed: Facts,
+        request: PlanRequest,
+    ) -> None:
+        self.planner, self.machine, self.goal, self.costing, self.fixed = planner, machine, goal, costing, fixed
+        self.early: tuple[Ready, ...] = rules.early
+        self.late_out = tuple(r for r in rules.late if r.rule.kind in _EXCLUDING)
+        self.everything = rules.all
+        self.facts = CandidateFacts(planner.model, planner.tensors, request, planner.runtimes)
+        self.kept: list[Scored] = []
+        self.dropped: list[Drop] = []
+        self._whole: dict[tuple[str, ...], Rule] = {}
+        self._on_gpu: set[tuple[str, str, str]] = set()
+
+    def consider(self, c: Candidate) -> None:
+        """Keep the candidate or drop it with the reason."""
+        family = (c.method, c.runtime, c.target.placement, *c.target.keys)
+        known = self._whole.get(family)
+        if known is not None:
+            self.dropped.append(Drop(c, known, known.because, None))
+            return
+        same = (c.method, c.format, c.runtime)
+        facts: Facts = {
+            **self.fixed,
+            **self.facts.of(c),
+            "candidate.fits_gpu_alone": c.target.placement != "gpu" and same in self._on_gpu,
+        }
+        out = excluded_by(self.early, facts)
+        if out is not None:
+            if not out.varies & _BY_FORMAT:
+                self._whole[family] = out.rule
+            self._drop(c, out.rule, facts, None)
+            return
+        imatrix = self.facts.imatrix(c)
+        settled = self.costing.settle(c, imatrix=imatrix)
+        if settled is None:
+            return
+        settings, cost, fit = settled
+        if c.target.placement == "gpu" and fit.fits:
+            self._on_gpu.add(same)
+        facts.update(self.costing.late_facts(cost, fit, c.source))
+        out = excluded_by(self.late_out, facts)
+        if out is not None:
+            short = fit.short_by if out.rule.id == "MEM-001" else None
+            if out.rule.id == "MEM-002" and self.costing.request.max_memory_bytes is not None:
+                short = int(cost.memory.total.value) - self.costing.request.max_memory_bytes
+            self._drop(c, out.rule, facts, short)
+            return
+        outcome = run(self.everything, facts)
+        status = judge(c, self.machine, runtimes=self.planner.runtimes, quantizers=self.planner.quantizers)
+        parts = scoring.terms(
+            cost, self.goal, headroom=fit.headroom, params=self.planner.model.params, bits=bits_of(c.format)
+        )
+        total = scoring.score(parts, self.goal, outcome.scores) - _penalty(status)
+        self.kept.append(Scored(c, settings, imatrix, cost, fit, outcome, status, parts, round(total, 4)))
+
+    def _drop(self, c: Candidate, rule: Rule, facts: Facts, short: int | None) -> None:
+        tail = "; ".join(decision(rule, facts).measured)
+        because = f"{rule.because} ({tail}.)" if tail else rule.because
+        self.dropped.append(Drop(c, rule, because, short))
+
+
+def _penalty(status: Status) -> float:
+    return scoring.NEEDS_PENALTY if status.status == "needs" else 0.0
+
+
+def _rejected(dropped: tuple[Drop, ...], *, closest: bool) -> tuple[Rejected, ...]:
+    """One line for each method, runtime and rule; of several that are short of memory, the one that is short least.
+
+    Where nothing fits (``closest``) the line is per format, and the closest come first.
+    """
+    best: dict[tuple[str, ...], Drop] = {}
+    for d in dropped:
+        c = d.candidate
+        key = (c.method, c.runtime, d.rule.id) + ((c.format,) if closest and d.short_by is not None else ())
+        first = best.get(key)
+        if first is None or (d.short_by or 0, c.key) < (first.short_by or 0, first.candidate.key):
+            best[key] = d
+    chosen = list(best.values())
+    if closest:
+        chosen.sort(key=lambda d: (d.short_by is None, d.short_by or 0, d.rule.id, d.candidate.key))
+    else:
+        chosen.sort(key=lambda d: (d.rule.id, d.candidate.key))
+    return tuple(
+        Rejected(
+            method=d.candidate.method,  # type: ignore[arg-type]
+            format=d.candidate.format,
+            runtime=d.candidate.runtime,  # type: ignore[arg-type]
+            rule=d.rule.id,
+            because=d.because,
+            short_by=d.short_by,
+            instead=d.rule.instead,
+        )
+        for d in chosen
+    )
+
+
+def _warnings(model: ModelFacts, machine: Machine, pack: RulePack, found: Round) -> tuple[Warning_, ...]:
+    out = [Warning_(code="context-reduced", message=note) for note in found.notes]
+    out += [Warning_(code="bad-rules", message=str(p)) for p in pack.problems]
+    out += [
+        Warning_(code="device-unusable", message=f"{d.id} ({d.name}) cannot be used: {d.unusable}")
+        for d in sorted(machine.devices, key=lambda d: d.id)
+        if d.unusable is not None
+    ]
+    for d in usable_devices(machine):
+        if d.memory.usable_bytes is None and d.memory.free_bytes is None and d.memory.total_bytes is None:
+            out.append(Warning_(code="unknown-memory", message=f"The memory of {d.id} ({d.name}) is not known."))
+    if found.kept and found.kept[0].cost.speed.decode is None:
+        out.append(Warning_(code="unknown-speed", message="The speed is not known: no memory bandwidth to go by."))
+    if model.confidence == "low":
+        out.append(Warning_(code="low-confidence", message="The model's architecture is not known in detail."))
+    return tuple(out)
+
+
+__all__ = ["Plan", "Planner", "Round", "recommend"]

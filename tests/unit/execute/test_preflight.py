@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from advisor.errors import AdvisorError
+from advisor.execute.preflight import check_memory
+from advisor.facts.base import from_json
+from advisor.facts.machine import Machine
+from advisor.facts.plan import Plan
+
+GIB = 2**30
+
+
+def quantity(n: float, unit: str = "bytes") -> dict[str, Any]:
+    return {"value": n, "low": n, "high": n, "unit": unit, "method": "exact", "source": "test"}
+
+
+def plan(**by_device: int) -> Plan:
+    parts = ("weights", "kv_cache", "state", "compute", "output", "repack", "overhead", "total")
+    return from_json(
+        Plan,
+        {
+            "id": "p-123456",
+            "rank": 1,
+            "status": "ready",
+            "executable_here": True,
+            "needs": [],
+            "model": "m",
+            "method": "gguf",
+            "format": "q4_k_m",
+            "quantizer": "llama.cpp",
+            "runtime": "llama.cpp",
+            "source": "quantize",
+            "imatrix": False,
+            "settings": {"context": 8192},
+            "commands": {},
+            "memory": {
+                **{p: quantity(1) for p in parts},
+                "reserved": None,
+                "by_device": {k: quantity(v) for k, v in by_device.items()},
+            },
+            "speed": {"prefill": None, "decode": None},
+            "quality": {"kld": None, "perplexity_ratio": None, "recovery": None},
+            "time": {"fetch": None, "quantize": None, "start": None},
+            "disk": {"download_bytes": 0, "peak_bytes": 0},
+            "score": 0.0,
+            "decisions": [],
+            "assumptions": [],
+            "warnings": [],
+        },
+    )
+
+
+def machine(available: int | None, gpu_free: int | None = None, *, unified: bool = False) -> Machine:
+    cpu = {"name": "c", "isa": [], "cores_physical": 2, "cores_logical": 2, "cores_granted": 2.0}
+    device = {
+        "id": "gpu0",
+        "vendor": "nvidia",
+        "name": "g",
+        "profile": None,
+        "memory": {"total_bytes": None, "usable_bytes": None, "free_bytes": gpu_free},
+        "bandwidth": None,
+        "compute_capability": 8.9,
+        "formats": {},
+        "unified_memory": unified,
+        "link": None,
+        "unusable": None,
+    }
+    memory = {"total_bytes": 64 * GIB, "limit_bytes": None, "available_bytes": available}
+    return from_json(
+        Machine,
+        {
+            "host": {"os": "linux", "arch": "x86_64", "cpu": cpu, "memory": memory, "bandwidth": None},
+            "devices": [device],
+            "runtimes": [],
+            "provenance": [],
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        machine(8 * GIB, 24 * GIB),
+        machine(None, None),
+        machine(8 * GIB, None, unified=True),
+    ],
+)
+def test_enough_or_unknown_passes(there: Machine) -> None:
+    check_memory(plan(host=4 * GIB, gpu0=8 * GIB), there)
+
+
+def test_shortage_is_told_by_device_and_in_bytes() -> None:
+    with pytest.raises(AdvisorError) as e:
+        check_memory(plan(host=4 * GIB, gpu0=20 * GIB), machine(8 * GIB, 12 * GIB))
+    assert (e.value.code, e.value.exit_code) == ("not-enough-memory", 5)
+    assert e.value.data["devices"] == {"gpu0": {"needed_bytes": 20 * GIB, "free_bytes": 12 * GIB, "short_by": 8 * GIB}}
+    assert "gpu0 needs 20.00 GiB and has 12.00 GiB free (8.00 GiB short)" in e.value.message
+
+
+def test_unified_memory_is_the_hosts() -> None:
+    with pytest.raises(AdvisorError) as e:
+        check_memory(plan(gpu0=20 * GIB), machine(8 * GIB, None, unified=True))
+    assert list(e.value.data["devices"]) == ["gpu0"]
