@@ -98,7 +98,7 @@ def with_answer(plan: Plan, reply: EngineReply) -> Plan:
 
 def header_of(model: ModelFacts, fmt: str) -> dict[str, Any] | None:
     """Metadata and tensors of the GGUF file that ``model`` would become, for a dry load; ``None`` where not known."""
-    from advisor.cost.gguf_mix import assign, imatrix_need
+    from advisor.cost.gguf_mix import assign, makes_imatrix
     from advisor.model.tensors import tensors
 
     if model.confidence == "low" or model.experts or model.sliding_window:
@@ -119,7 +119,7 @@ def header_of(model: ModelFacts, fmt: str) -> dict[str, Any] | None:
         f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
         f"{arch}.rope.dimension_count": model.head_dim,
     }
-    assigned = assign(model, tensors(model), fmt, imatrix=imatrix_need(fmt) != "none")
+    assigned = assign(model, tensors(model), fmt, imatrix=makes_imatrix(fmt))
     return {"metadata": metadata, "tensors": [[a.tensor.name, list(a.tensor.shape), a.type] for a in assigned]}
 
 

@@ -409,7 +409,7 @@ def quantize(
     """
     import time
 
-    from advisor.cost.gguf_mix import imatrix_need
+    from advisor.cost.gguf_mix import makes_imatrix
     from advisor.execute.journal import Journal
     from advisor.execute.steps import Steps
     from advisor.execute.verify import content_sha256
@@ -438,7 +438,7 @@ def quantize(
         steps,
         facts,
         fmt=format,
-        imatrix=imatrix is not None or calibration is not None or imatrix_need(format) != "none",
+        imatrix=imatrix is not None or calibration is not None or makes_imatrix(format),
         calibration=calibration,
         samples=samples,
         imatrix_file=imatrix,

@@ -125,8 +125,7 @@ def up(
 def _choose(settings: Settings, steps: Steps, what: str | Plan | None, wanted: dict[str, object]) -> Chosen:
     """The first plan that this machine can carry out."""
     if isinstance(what, Plan):
-        facts = resolve_model(what.model, settings)
-        return Chosen(what, facts, planning.own_machine(settings), None)
+        return Chosen(what, resolve_model(_ref_of(what, settings), settings), planning.own_machine(settings), None)
     if what is not None and keeping.PLAN_ID.match(what):
         kept = keeping.find(settings, what)
         if kept.plan.status != "ready" or not kept.plan.executable_here:
@@ -157,6 +156,14 @@ def _choose(settings: Settings, steps: Steps, what: str | Plan | None, wanted: d
             data={"plan": ready[0].id},
         )
     return Chosen(ready[0], report.model, report.machine, ready[1] if len(ready) > 1 else None)
+
+
+def _ref_of(plan: Plan, settings: Settings) -> str:
+    """What was planned for: plans made by ``recommend`` are kept with it; of another only the name is known."""
+    try:
+        return keeping.find(settings, plan.id).model_ref
+    except AdvisorError:
+        return plan.model
 
 
 def _no_plan(ref: str, plans: tuple[Plan, ...], rejected: tuple[object, ...]) -> AdvisorError:

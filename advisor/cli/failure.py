@@ -52,7 +52,8 @@ def _usage(exception: click.ClickException) -> AdvisorError:
     message = exception.format_message().strip()
     if not message.endswith((".", "?", "!")):
         message += "."
-    code = "bad-option" if isinstance(exception, click.BadParameter | click.NoSuchOption) else "usage"
+    wrong = isinstance(exception, click.BadParameter | click.NoSuchOption)
+    code = "bad-option" if wrong and not isinstance(exception, click.MissingParameter) else "usage"
     ctx = exception.ctx if isinstance(exception, click.UsageError) else None
     path = ctx.command_path if ctx is not None else "advisor"
     return AdvisorError(code, message, hint=f"{path} --help")

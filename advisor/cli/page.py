@@ -96,6 +96,11 @@ class Page:
         for line in clean(text, None, one_line=False).split("\n"):
             self._print(line)
 
+    def verbatim(self, text: str) -> None:
+        """One line that is not wrapped, so that it can be copied."""
+        self._started = True
+        self.console.print(clean(text, None), soft_wrap=True)
+
     def bullets(self, items: Iterable[str], style: str = "") -> None:
         """One sentence a line, hanging."""
         for item in items:

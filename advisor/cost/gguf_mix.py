@@ -111,6 +111,15 @@ def imatrix_need(fmt: str) -> Literal["required", "recommended", "none"]:
     return "none"
 
 
+def makes_imatrix(fmt: str) -> bool:
+    """Whether advisor makes an importance matrix for a file type when nobody says: where it is required, and below
+    four bits or for IQ types, where it gains much. K types of four bits and more gain little and the guide makes them
+    without one.
+    """
+    need = imatrix_need(fmt)
+    return need == "required" or (need == "recommended" and not fmt.startswith("q4"))
+
+
 def more_bits(i: int, n: int) -> bool:
     """Whether layer ``i`` of ``n`` is one of those that the medium mixes give more bits."""
     return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2

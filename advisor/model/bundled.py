@@ -44,7 +44,8 @@ class Wheel(Shape, frozen=True, kw_only=True):
 
 
 class ModelProfile(Shape, frozen=True, kw_only=True):
-    """One file of profiles/models. ``config`` has the names of transformers; ``derived`` lists what was inferred."""
+    """One file of profiles/models. ``config`` has the names of transformers; ``derived`` lists what was inferred;
+    ``name`` is what the model is called where ``hub_id`` does not say it."""
 
     hub_id: str
     aliases: tuple[str, ...]
@@ -57,6 +58,12 @@ class ModelProfile(Shape, frozen=True, kw_only=True):
     variants: dict[str, Variant] = msgspec.field(default_factory=dict)
     wheel: Wheel | None = None
     kind: Literal["hub", "pypi"] = "hub"
+    name: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What people call it: ``name``, where the id says little."""
+        return self.name or self.hub_id
 
 
 def parse_yaml(path: Path) -> Any:
@@ -205,7 +212,7 @@ def to_facts(found: ModelProfile, name: str, ref: str) -> ModelFacts:
         AdvisorError: ``untrusted-model-config`` where ``config`` is not usable (an overlay's).
     """
     variant = {v.lower(): (v, s) for v, s in found.variants.items()}.get(name.lower())
-    shown, template = (variant[0], variant[1].chat_template) if variant else (found.hub_id, found.chat_template)
+    shown, template = (variant[0], variant[1].chat_template) if variant else (found.shown, found.chat_template)
     where = f"profiles/models/{slug(found.hub_id)}.yaml"
     wheel = found.wheel
     stored: dict[str, Any] = {}

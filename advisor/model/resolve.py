@@ -97,7 +97,7 @@ def _package(ref: str, overlay: Path | None, fetched: Fetched | None) -> ModelFa
         if profile and same:
             wheel = profile.wheel
             facts = msgspec.structs.replace(
-                facts, name=profile.hub_id, license=profile.license, revision=wheel.version if wheel else None
+                facts, name=profile.shown, license=profile.license, revision=wheel.version if wheel else None
             )
         return facts
     if profile and same:

@@ -147,7 +147,7 @@ def usable_devices(machine: Machine) -> tuple[Device, ...]:
 
 
 def targets(machine: Machine) -> tuple[Target, ...]:
-    """The host; for each vendor its largest device, all its devices together, and each of these with the host.
+    """The host; for each vendor its largest device, its 2, 4 ... largest, all of them; and splits with the host.
 
     Vendors are never mixed; on unified memory there is no split, because it is one memory.
     """
@@ -156,20 +156,15 @@ def targets(machine: Machine) -> tuple[Target, ...]:
     for device in usable_devices(machine):
         by_vendor.setdefault(device.vendor, []).append(device)
     for vendor in sorted(by_vendor):
-        devices = by_vendor[vendor]
-        largest = max(devices, key=lambda d: (d.memory.usable_bytes or d.memory.total_bytes or 0, _neg(d.id)))
-        sets = [(largest,)] + ([tuple(devices)] if len(devices) > 1 else [])
-        for chosen in sets:
+        devices = sorted(by_vendor[vendor], key=lambda d: (-(d.memory.usable_bytes or d.memory.total_bytes or 0), d.id))
+        counts = {1, len(devices), *(2**k for k in range(1, 7) if 2**k < len(devices))}
+        for count in sorted(counts):
+            chosen = tuple(sorted(devices[:count], key=lambda d: d.id))
             keys = tuple(d.id for d in chosen)
             out.append(Target("gpu", vendor, chosen, keys))
-            if not any(d.unified_memory for d in chosen):
+            if count in (1, len(devices)) and not any(d.unified_memory for d in chosen):
                 out.append(Target("split", vendor, chosen, (*keys, "host")))
     return tuple(out)
-
-
-def _neg(text: str) -> tuple[int, ...]:
-    """Sorts the other way round, so that the lowest id wins a tie."""
-    return tuple(-ord(c) for c in text)
 
 
 def own_format(model: ModelFacts) -> str | None:

@@ -163,7 +163,7 @@ class Costing:
             while over := max((need - limit for _, need, limit in self._devices(c, cost, settings) or ()), default=0):
                 if over <= 0:
                     break
-                on_devices = sum(int(cost.memory.by_device[d.id].value) for d in c.target.devices)
+                on_devices = sum(int(q.value) for key, q in cost.memory.by_device.items() if key != "host")
                 layers = settings.gpu_layers - max(1, math.ceil(over * settings.gpu_layers / max(1, on_devices)))
                 if layers < 1:
                     return None

@@ -25,7 +25,6 @@ _TERMS = {
     "disk": "disk space",
     "guide": "the guide's preference",
 }
-_MOST_REJECTED = 12
 
 
 def explain_plan(
@@ -47,9 +46,7 @@ def explain_plan(
     details += [f"Assumed: {text}." for text in plan.assumptions]
     details += [f"Warning: {text}" for text in plan.warnings]
     details += [against(plan, o, goal_weights) for o in sorted(others, key=lambda p: p.rank) if o.id != plan.id]
-    details += [rejected_text(r) for r in rejected[:_MOST_REJECTED]]
-    if len(rejected) > _MOST_REJECTED:
-        details.append(f"{len(rejected) - _MOST_REJECTED} more were left out.")
+    details += rejected_texts(rejected)
     if pack is not None:
         cited = [r for d in plan.decisions if (r := pack.get(d.rule)) is not None]
         details += [rule_text(r) for r in cited]
@@ -114,9 +111,26 @@ def decision_text(d: Decision) -> str:
 
 def rejected_text(r: Rejected) -> str:
     """One dropped candidate: rule, reason, missing bytes, what to take instead."""
-    short = f" It is short by {r.short_by / 1e9:.2f} GB." if r.short_by else ""
-    instead = f" Instead: {', '.join(r.instead)}." if r.instead else ""
-    return f"Not {r.format} ({r.method}) in {r.runtime}: {r.because}{short} ({r.rule}){instead}"
+    return rejected_texts((r,))[0]
+
+
+def rejected_texts(rejected: Sequence[Rejected]) -> list[str]:
+    """One line for each reason: what it dropped, why, the missing bytes of the closest, what to take instead."""
+    groups: dict[tuple[str, str], list[Rejected]] = {}
+    for r in rejected:
+        groups.setdefault((r.rule, r.because), []).append(r)
+    out = []
+    for (rule, because), members in groups.items():
+        by_runtime: dict[str, list[str]] = {}
+        for r in members:
+            name = r.format if r.method in ("gguf", r.format) else f"{r.method} {r.format}"
+            by_runtime.setdefault(r.runtime, []).append(name)
+        what = "; ".join(f"{', '.join(dict.fromkeys(names))} in {runtime}" for runtime, names in by_runtime.items())
+        shorts = [r.short_by for r in members if r.short_by]
+        short = f" The closest is short by {min(shorts) / 1e9:.2f} GB." if shorts else ""
+        instead = f" Instead: {', '.join(members[0].instead)}." if members[0].instead else ""
+        out.append(f"Not {what}: {because} ({rule}){short}{instead}")
+    return out
 
 
 def against(plan: Plan, other: Plan, weights: dict[str, float] | None = None) -> str:

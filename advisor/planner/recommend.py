@@ -94,7 +94,7 @@ def recommend(
     })  # fmt: skip
     return Recommendation(
         plans=plans,
-        rejected=_rejected(found.dropped, closest=not plans),
+        rejected=_rejected(found, closest=not plans),
         relaxations=() if plans else relaxations(planner, machine, goal, request, executable_here=executable_here),
         warnings=_warnings(model, machine, pack, found),
         candidates_considered=found.considered,
@@ -238,17 +238,24 @@ def _penalty(status: Status) -> float:
     return scoring.NEEDS_PENALTY if status.status == "needs" else 0.0
 
 
-def _rejected(dropped: tuple[Drop, ...], *, closest: bool) -> tuple[Rejected, ...]:
-    """One line for each method, runtime and rule; of several that are short of memory, the one that is short least.
+def _rejected(found: Round, *, closest: bool) -> tuple[Rejected, ...]:
+    """One line for each method, runtime and rule; a choice that runs somewhere on the machine is not rejected.
 
-    Where nothing fits (``closest``) the line is per format, and the closest come first.
+    Of the places where a choice could not run the one nearest to running speaks: the least short of memory, else the
+    accelerator. Where nothing fits (``closest``) the line is per format, and the closest come first.
     """
+    runs = {(s.candidate.method, s.candidate.format, s.candidate.runtime) for s in found.kept}
+    nearest: dict[tuple[str, str, str], Drop] = {}
+    for d in found.dropped:
+        c = d.candidate
+        choice = (c.method, c.format, c.runtime)
+        if choice not in runs and (choice not in nearest or _distance(d) < _distance(nearest[choice])):
+            nearest[choice] = d
     best: dict[tuple[str, ...], Drop] = {}
-    for d in dropped:
+    for d in nearest.values():
         c = d.candidate
         key = (c.method, c.runtime, d.rule.id) + ((c.format,) if closest and d.short_by is not None else ())
-        first = best.get(key)
-        if first is None or (d.short_by or 0, c.key) < (first.short_by or 0, first.candidate.key):
+        if key not in best or _typical(d) < _typical(best[key]):
             best[key] = d
     chosen = list(best.values())
     if closest:
@@ -267,6 +274,15 @@ def _rejected(dropped: tuple[Drop, ...], *, closest: bool) -> tuple[Rejected, ..
         )
         for d in chosen
     )
+
+
+def _distance(d: Drop) -> tuple[object, ...]:
+    return (d.short_by is None, d.short_by or 0, _PLACE_ORDER[d.candidate.target.placement], d.rule.id, d.candidate.key)
+
+
+def _typical(d: Drop) -> tuple[object, ...]:
+    """The format that speaks for several: the least short of memory, then the guide's default."""
+    return (d.short_by or 0, d.candidate.format != "q4_k_m", d.candidate.key)
 
 
 def _warnings(model: ModelFacts, machine: Machine, pack: RulePack, found: Round) -> tuple[Warning_, ...]:

@@ -19,7 +19,7 @@ NUMBERS = {
     "q3_k_l": 13, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30,
     "bf16": 32,
 }  # fmt: skip
-SMALL = dict(hidden=256, ff=512, vocab=512)
+SMALL = {"hidden": 256, "ff": 512, "vocab": 512}
 # Narrow copies: what decides types is the number of layers, the heads' ratio, experts, tying, and whether 256 divides
 # the width.
 CASES = {
@@ -34,7 +34,7 @@ CASES = {
         heads=4, kv=1, dim=64, experts=16, used=4, expert_ff=256, **SMALL
     ),
     "narrow": shapes.KNOWN["smollm2-135m"]._replace(heads=3, kv=1, dim=32, hidden=96, ff=256, vocab=512),
-    "odd": shapes.KNOWN["llama-3.1-8b"]._replace(layers=7, heads=4, kv=2, dim=64, hidden=320, ff=496, vocab=512),
+    "odd": shapes.KNOWN["llama-3.1-8b"]._replace(layers=7, heads=4, kv=2, dim=64, hidden=320, ff=480, vocab=512),
 }
 
 

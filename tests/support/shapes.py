@@ -149,7 +149,6 @@ def tokenizer(vocab: int) -> dict[str, Any]:
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": words[:vocab],
-        "tokenizer.ggml.token_type": [1] * vocab,
         "tokenizer.ggml.merges": ["Ġ t"],
         "tokenizer.ggml.bos_token_id": 300,
         "tokenizer.ggml.eos_token_id": 301,
@@ -204,7 +203,9 @@ def host(
     return Host(
         os="linux",
         arch="x86_64",
-        cpu=Cpu(name="test", isa=isa, cores_physical=int(cores) or 1, cores_logical=int(cores) or 1, cores_granted=cores),
+        cpu=Cpu(
+            name="test", isa=isa, cores_physical=int(cores) or 1, cores_logical=int(cores) or 1, cores_granted=cores
+        ),
         memory=HostMemory(total_bytes=1 << 35, limit_bytes=None, available_bytes=1 << 35),
         bandwidth=exact(bandwidth, "bytes/s", "given") if bandwidth else None,
     )

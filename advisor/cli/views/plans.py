@@ -207,6 +207,7 @@ def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:
     commands = [*plan.commands.quantize, *plan.commands.serve]
     if commands:
         page.title("By hand")
-        page.numbered((f"{i}.", shlex.join(argv)) for i, argv in enumerate(commands, 1))
+        for argv in commands:
+            page.verbatim(shlex.join(argv))
     page.title("Why")
     _why(page, plan, verbose=verbose)

@@ -82,7 +82,9 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     threads = int(request.get("threads") or os.cpu_count() or 1)
     protocol.progress(0, wanted, "chunks", "loading", force=True)
     engine = llama_c.Engine()
-    models = [engine.open(p, context=n, batch=n, threads=threads, outputs=n) for p in paths]
+    answer_tokens = int(request.get("max_tokens", 32))
+    room = n + answer_tokens  # a prompt of a whole chunk can still be answered
+    models = [engine.open(p, context=room, batch=n, threads=threads, outputs=n // 2) for p in paths]
     if len({m.n_vocab for m in models}) > 1:
         raise protocol.Failed(
             "artifact-invalid", f"The models have {[m.n_vocab for m in models]} tokens: not one model."
@@ -114,7 +116,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     for m, model in enumerate(models):
         mine = []
         for j, prompt in enumerate(prompts):
-            text, bad = model.greedy(prompt, int(request.get("max_tokens", 32)))
+            text, bad = model.greedy(prompt, answer_tokens)
             sums.non_finite += bad
             mine.append(text)
             protocol.progress(m * len(prompts) + j + 1, len(models) * len(prompts), "prompts", "", force=True)

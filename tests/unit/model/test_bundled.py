@@ -54,7 +54,7 @@ def test_every_profile(path: Path) -> None:
     profile = bundled.load(path)
     facts = bundled.get(profile.hub_id)
     assert facts is not None
-    assert facts.name == profile.hub_id
+    assert facts.name == profile.shown
     assert facts.params == profile.params == PUBLISHED.get(profile.hub_id, profile.params)
     assert facts.confidence == "derived"
     assert facts.weights_dtype

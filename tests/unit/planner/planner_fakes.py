@@ -173,7 +173,8 @@ def fake_cost(
     whole = sum(parts.values())
     if "host" in devices and len(devices) > 1:
         share = settings.gpu_layers / (m.layers + 1)
-        by = {devices[0]: int(whole * share), "host": whole - int(whole * share)}
+        cards = [d for d in devices if d != "host"]
+        by = {d: int(whole * share) // len(cards) for d in cards} | {"host": whole - int(whole * share)}
     else:
         each = whole // len(devices)
         by = dict.fromkeys(devices, each)

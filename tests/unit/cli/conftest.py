@@ -1,0 +1,81 @@
+"""The command line with a library that answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+import advisor.settings
+from advisor import api
+from advisor.cli.main import main
+from tests.support import samples
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Answers = dict[str, Callable[..., Any]]
+
+
+def answers() -> Answers:
+    """What the fake library says, by function."""
+    deployment = samples.sample_deployment()
+    return {
+        "probe": lambda **_: samples.sample_probe(),
+        "describe": lambda model, **_: samples.sample_model(ref=model),
+        "recommend": lambda model=None, **_: samples.sample_recommendation(),
+        "estimate": lambda model, **_: samples.sample_estimate(),
+        "quantize": lambda model, **_: samples.sample_artifact(),
+        "verify": lambda artifact, **_: samples.sample_verification(),
+        "up": lambda model=None, **_: samples.sample_up(),
+        "status": lambda name=None, **_: (deployment,),
+        "deployments": lambda **_: (deployment,),
+        "down": lambda name=None, **_: (samples.sample_deployment(state="stopped", pid=None),),
+        "restart": lambda name, **_: deployment,
+        "logs": lambda name, **_: ("one", "two"),
+        "follow": lambda name, **_: iter(("one", "two")),
+        "explain": lambda what=None, **_: samples.sample_explanation(),
+        "rules_list": lambda **_: (samples.sample_rule(),),
+        "rules_show": lambda rule_id, **_: samples.sample_rule(id=rule_id),
+        "rules_lint": lambda paths=(), **_: (),
+        "env_list": lambda **_: (samples.sample_env(),),
+        "env_build": lambda name, **_: samples.sample_env(name=name),
+        "env_remove": lambda name, **_: samples.sample_env(name=name),
+        "env_doctor": lambda name=None, **_: samples.sample_checks(),
+        "doctor": lambda **_: samples.sample_checks(),
+        "goals": lambda **_: (samples.sample_goal(),),
+        "hardware": lambda **_: samples.sample_hardware(),
+        "models": lambda **_: samples.sample_models(),
+        "paths": lambda settings=None: (settings or advisor.settings.load()).paths,
+        "config": lambda settings=None: settings or advisor.settings.load(),
+    }
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace functions of the library: ``fake(up=function)``."""
+
+    def replace(**functions: Callable[..., Any]) -> None:
+        for name, function in functions.items():
+            monkeypatch.setattr(api, name, function, raising=False)
+
+    replace(**answers())
+    return replace
+
+
+@pytest.fixture
+def advise(fake: Callable[..., None], capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run one command line in this process."""
+
+    def call(*words: str) -> Outcome:
+        capfd.readouterr()
+        code = main(words)
+        told = capfd.readouterr()
+        return Outcome(code, told.out, told.err)
+
+    return call

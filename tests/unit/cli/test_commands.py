@@ -1,0 +1,290 @@
+"""Every command in every mode: one valid document, text that a person can read, the bare answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from advisor.facts import schemas
+from tests.support import samples
+
+from .conftest import Outcome
+
+Advise = Callable[..., Outcome]
+
+# command line -> exit code, name of the document
+LINES: dict[str, tuple[int, str]] = {
+    "probe": (0, "probe"),
+    "recommend 8B": (0, "recommend"),
+    "recommend": (0, "recommend"),
+    "estimate 8B": (0, "estimate"),
+    "quantize 8B": (0, "quantize"),
+    "verify a.gguf": (0, "verify"),
+    "up": (0, "up"),
+    "status": (0, "status"),
+    "status smollm2": (0, "status"),
+    "down smollm2": (0, "down"),
+    "down --all": (0, "down"),
+    "restart smollm2": (0, "restart"),
+    "logs smollm2": (0, "logs"),
+    "explain": (0, "explain"),
+    "explain GUIDE-060": (0, "explain"),
+    "rules list": (0, "rules-list"),
+    "rules show GUIDE-060": (0, "rules-show"),
+    "rules lint": (0, "rules-lint"),
+    "env list": (0, "env-list"),
+    "env build llama.cpp": (0, "env-build"),
+    "env remove llama.cpp --yes": (0, "env-remove"),
+    "env doctor": (0, "env-doctor"),
+    "doctor": (0, "doctor"),
+    "schema": (0, "schema"),
+    "schema recommend": (0, "schema"),
+    "paths": (0, "paths"),
+    "config show": (0, "config-show"),
+    "goals list": (0, "goals-list"),
+    "hardware list": (0, "hardware-list"),
+    "hardware show rtx-4090": (0, "hardware-show"),
+    "models list": (0, "models-list"),
+    "models show 8B": (0, "models-show"),
+}
+
+
+def test_every_document_is_tried() -> None:
+    assert {name for _, name in LINES.values()} == set(schemas.DATA)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_json_is_one_document_that_keeps_its_schema(advise: Advise, line: str) -> None:
+    code, name = LINES[line]
+    done = advise(*line.split(), "--json")
+    assert done.code == code, done.err
+    document = json.loads(done.out)
+    assert document["schema"] == f"advisor/{name}/v1"
+    assert "error" not in document
+    jsonschema.validate(document, schemas.build(name, strict=True))
+    assert all(json.loads(text) for text in done.err.splitlines())
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("columns", ["20", "120"])
+def test_people_get_text(advise: Advise, line: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    done = advise(*line.split())
+    assert done.code == LINES[line][0], done.err
+    assert done.out.strip()
+    assert "\x1b" not in done.out + done.err
+    raw_or_copied = ("schema", "up --dry-run")
+    if not line.startswith(raw_or_copied):
+        assert max(len(text) for text in done.out.splitlines()) <= int(columns)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_verbose_says_no_less(advise: Advise, line: str) -> None:
+    assert advise(*line.split(), "--verbose").code == LINES[line][0]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line not in ("rules lint", "doctor", "env doctor")])
+def test_quiet_gives_the_bare_answer(advise: Advise, line: str) -> None:
+    done = advise(*line.split(), "--quiet")
+    assert done.code == LINES[line][0], done.err
+    assert done.out.strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("recommend 8B", "p-3f2a9c\np-0000aa\n"),
+        ("up", "http://127.0.0.1:8080/v1\n"),
+        ("up --dry-run", "http://127.0.0.1:8080/v1\n"),
+        ("quantize 8B", "/models/smol.gguf\n"),
+        ("verify a.gguf", "pass\n"),
+        ("estimate 8B", f"{5 * samples.GIB}\n"),
+        ("status", "smollm2 ready http://127.0.0.1:8080/v1\n"),
+    ],
+)
+def test_the_bare_answers(advise: Advise, line: str, answer: str) -> None:
+    assert advise(*line.split(), "-q").out == answer
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_has_help_and_the_common_options(advise: Advise, line: str) -> None:
+    words = line.split()
+    words = words[: 2 if words[0] in ("rules", "env", "config", "goals", "hardware", "models") else 1]
+    done = advise(*words, "--help")
+    assert done.code == 0
+    for option in ("--json", "--quiet", "--verbose", "--yes", "--offline"):
+        assert option in done.out
+
+
+# ------------------------------------------------------------------ what reaches the library
+
+
+def test_options_reach_the_library(advise: Advise, fake: Callable[..., None], tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    def recommend(model: str | None = None, **options: Any) -> Any:
+        seen.update(options, model=model)
+        return samples.sample_recommendation()
+
+    fake(recommend=recommend)
+    words = (
+        "8B --goal coding --context 32k --parallel 2 --hardware rtx-3090:2 --hardware cpu --memory 64GB --vram 24GiB"
+    )
+    words += " --bandwidth 1008GB/s --method AWQ --format Q4_K_M --runtime vLLM --kv-type q8_0 --min-tps 10"
+    words += (
+        f" --max-memory 20GB --min-quality 0.98 --within 1h30m --no-download --top 3 --machine {tmp_path} --offline"
+    )
+    assert advise("recommend", *words.split()).code == 0
+    settings = seen.pop("settings")
+    assert settings.offline
+    assert settings.values["offline"].origin == "flag"
+    assert seen == {
+        "model": "8B",
+        "goal": "coding",
+        "context": 32768,
+        "parallel": 2,
+        "hardware": ("rtx-3090:2", "cpu"),
+        "memory": 64 * 10**9,
+        "vram": 24 * samples.GIB,
+        "bandwidth": 1008 * 10**9,
+        "method": "awq",
+        "format": "q4_k_m",
+        "runtime": "vllm",
+        "quantizer": None,
+        "kv_type": "q8_0",
+        "min_tps": 10.0,
+        "max_memory": 20 * 10**9,
+        "min_quality": 0.98,
+        "within": 5400.0,
+        "no_download": True,
+        "top": 3,
+        "machine": tmp_path,
+        "model_facts": None,
+    }
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_library_takes_what_the_commands_pass(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real functions' signatures, not the fake ones'."""
+    import inspect
+
+    from advisor import api
+    from advisor.cli.main import main
+
+    from .conftest import answers
+
+    called = []
+    for name, answer in answers().items():
+        signature = inspect.signature(getattr(api, name))
+
+        def call(
+            *given: Any, _name: str = name, _signature: Any = signature, _answer: Any = answer, **named: Any
+        ) -> Any:
+            _signature.bind(*given, **named)
+            called.append(_name)
+            return _answer(*given, **named)
+
+        monkeypatch.setattr(api, name, call, raising=False)
+    assert main([*line.split(), "--quiet"]) == LINES[line][0]
+    assert called or line.startswith("schema")
+
+
+def test_common_options_may_stand_before_the_command(advise: Advise) -> None:
+    assert json.loads(advise("--json", "rules", "list").out)["schema"] == "advisor/rules-list/v1"
+    assert json.loads(advise("rules", "--json", "list").out)["schema"] == "advisor/rules-list/v1"
+
+
+# ------------------------------------------------------------------------------- exit codes
+
+
+def test_nothing_fits_is_a_whole_document_and_exit_3(advise: Advise, fake: Callable[..., None]) -> None:
+    fake(recommend=lambda model=None, **_: samples.sample_nothing_fits())
+    done = advise("recommend", "70B", "--json")
+    assert done.code == 3
+    document = json.loads(done.out)
+    assert document["data"]["plans"] == []
+    assert document["data"]["relaxations"][0]["change"] == "context 131072 -> 32768"
+    assert "error" not in document
+    shown = advise("recommend", "70B")
+    assert shown.code == 3
+    assert "Nothing fits" in shown.out
+    assert "context 131072 -> 32768" in shown.out
+
+
+def test_a_failed_gate_is_exit_3(advise: Advise, fake: Callable[..., None]) -> None:
+    bad = samples.sample_verification("fail")
+    fake(
+        verify=lambda artifact, **_: bad,
+        quantize=lambda model, **_: samples.sample_artifact(verification=bad),
+    )
+    assert advise("verify", "a.gguf").code == 3
+    assert advise("quantize", "8B").code == 3
+    assert json.loads(advise("verify", "a.gguf", "--json").out)["data"]["verification"]["gate"]["verdict"] == "fail"
+
+
+@pytest.mark.parametrize(("state", "code"), [("ready", 0), ("loading", 0), ("failed", 3), ("stopped", 3), ("lost", 3)])
+def test_status_of_one_that_does_not_run_is_exit_3(
+    advise: Advise, fake: Callable[..., None], state: str, code: int
+) -> None:
+    fake(status=lambda name=None, **_: (samples.sample_deployment(state=state, reason="ended"),))
+    assert advise("status", "smollm2").code == code
+    assert advise("status").code == 0
+
+
+def test_problems_in_rules_are_exit_2(advise: Advise, fake: Callable[..., None]) -> None:
+    fake(rules_lint=lambda paths=(), **_: (samples.sample_problem(),))
+    done = advise("rules", "lint")
+    assert done.code == 2
+    assert "rules/a.yaml:3: bad-rules: no such fact" in done.out
+    assert len(json.loads(advise("rules", "lint", "--json").out)["data"]["problems"]) == 1
+
+
+def test_a_failed_check_is_exit_5(advise: Advise, fake: Callable[..., None]) -> None:
+    from advisor.facts.reports import Check
+
+    bad = (Check(name="disk", ok=False, message="full", hint="advisor paths"),)
+    fake(doctor=lambda **_: bad, env_doctor=lambda name=None, **_: bad)
+    assert advise("doctor").code == 5
+    assert advise("env", "doctor").code == 5
+    assert advise("doctor", "-q").out == "disk: full\n"
+
+
+def test_down_wants_a_name_or_all(advise: Advise) -> None:
+    assert advise("down").code == 2
+    assert advise("down", "a", "--all").code == 2
+
+
+def test_hardware_is_found_by_alias_and_name(advise: Advise) -> None:
+    for word in ("4090", "nvidia geforce rtx 4090"):
+        assert json.loads(advise("hardware", "show", word, "--json").out)["data"]["hardware"]["id"] == "rtx-4090"
+    done = advise("hardware", "show", "rtx-4099")
+    assert done.code == 4
+    assert 'Did you mean "rtx-4090"' in done.err
+
+
+def test_schema_prints_the_committed_text(advise: Advise) -> None:
+    assert advise("schema", "up").out == schemas.published("up").decode()
+    done = advise("schema", "recomend")
+    assert done.code == 4
+    assert 'Did you mean "recommend"' in done.err
+
+
+def test_logs_follow_is_a_stream(advise: Advise) -> None:
+    done = advise("logs", "smollm2", "-f", "--json")
+    assert [json.loads(line) for line in done.out.splitlines()] == [
+        {"name": "smollm2", "line": "one"},
+        {"name": "smollm2", "line": "two"},
+    ]
+    assert advise("logs", "smollm2", "-f").out == "one\ntwo\n"
+
+
+def test_removing_needs_an_answer(advise: Advise) -> None:
+    done = advise("env", "remove", "llama.cpp")
+    assert done.code == 2
+    assert "--yes" in done.err
+    assert json.loads(advise("env", "remove", "llama.cpp", "--json").out)["error"]["code"] == "prompt-needs-terminal"

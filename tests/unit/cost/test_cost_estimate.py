@@ -1,0 +1,148 @@
+"""The whole cost of a choice: effort, disk, and the facade."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from advisor.cost import effort
+from advisor.cost.estimate import Cost, cost
+from advisor.cost.formats import checkpoint, packing
+from advisor.errors import AdvisorError
+from advisor.facts.base import from_json
+from advisor.facts.plan import Settings
+from advisor.facts.words import GGUF_FORMATS
+from tests.support import shapes
+
+ARCH = shapes.KNOWN["llama-3.1-8b"]
+MODEL, TENSORS = shapes.facts(ARCH), shapes.tensors(ARCH)
+SMALL = shapes.KNOWN["smollm2-135m"]
+CPU = shapes.machine(bandwidth=30_000_000_000)
+CHOICES = [("gguf", f, "llama.cpp") for f in GGUF_FORMATS] + [
+    ("awq", "w4a16-g128", "vllm"),
+    ("gptq", "w4a16-g64", "exllama"),
+    ("gptq", "w3a16-g128", "transformers"),
+    ("w8a8", "w8a8", "vllm"),
+    ("fp8", "fp8", "vllm"),
+    ("nvfp4", "nvfp4", "vllm"),
+    ("mxfp4", "mxfp4", "vllm"),
+    ("nf4", "nf4", "transformers"),
+    ("int8", "int8", "transformers"),
+    ("hqq", "hqq4-g64", "transformers"),
+    ("rtn", "w4a16-g32", "vllm"),
+    ("none", "bf16", "vllm"),
+    ("none", "f16", "transformers"),
+]
+
+
+def of(method: str, fmt: str, runtime: str, *devices: str, machine: object = CPU, **more: object) -> Cost:
+    return cost(
+        MODEL, TENSORS, method=method, fmt=fmt, runtime=runtime, settings=Settings(context=8192, threads=2),
+        machine=machine, devices=devices or ("host",), **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "fmt", "runtime"), CHOICES)
+def test_every_choice_has_a_cost(method: str, fmt: str, runtime: str) -> None:
+    for machine, devices in ((CPU, ("host",)), (shapes.machine(shapes.gpu()), ("gpu0",))):
+        c = of(method, fmt, runtime, *devices, machine=machine)
+        assert c.file_bytes and c.file_bytes > 3e9
+        assert c.speed.decode and c.speed.prefill
+        assert c.time.fetch is None
+        assert c.time.start and c.time.start.value > 0
+        assert c.time.quantize is not None
+        assert (c.time.quantize.value == 0) == (method == "none")
+        assert c.disk.peak_bytes is not None and c.disk.download_bytes is not None
+        assert c.disk.peak_bytes >= c.disk.download_bytes
+        assert c.quality.kld is not None
+        assert from_json(Cost, json.loads(json.dumps(c.to_json()))) == c
+
+
+def test_fallbacks_are_told() -> None:
+    c = cost(
+        shapes.facts(SMALL, confidence="low"), shapes.tensors(SMALL), method="gguf", fmt="q4_k_m", runtime="llama.cpp",
+        settings=Settings(context=2048), machine=CPU, devices=("host",),
+    )  # fmt: skip
+    assert c.fallbacks == {"q4_k->q5_0": 166, "q6_k->q8_0": 15}
+    assert any("181 of 272 tensors" in a for a in c.assumptions)
+    assert any("size alone" in a for a in c.assumptions)
+    assert of("gguf", "q4_k_m", "llama.cpp").fallbacks == {}
+
+
+# Seconds for SmolLM2-135M on two cores.
+@pytest.mark.parametrize(
+    ("method", "fmt", "imatrix", "measured"),
+    [
+        ("gguf", "q4_k_m", False, 15.4 + 5),
+        ("gguf", "q4_k_m", True, 15.4 + 100 + 7.4),
+        ("gguf", "iq4_xs", False, 15.4 + 42),
+        ("gguf", "q8_0", False, 15.4 + 3),
+        ("awq", "w4a16-g64", False, 131),
+        ("gptq", "w4a16-g64", False, 198),
+        ("w8a8", "w8a8", False, 9),
+        ("nvfp4", "nvfp4", False, 14),
+        ("hqq", "hqq4-g64", False, 38),
+    ],
+)
+def test_measured_times_are_in_range(method: str, fmt: str, imatrix: bool, measured: float) -> None:
+    q = effort.quantize_time(shapes.facts(SMALL), shapes.tensors(SMALL), method, fmt, CPU, imatrix=imatrix)
+    assert q is not None
+    assert q.low <= measured <= q.high
+    assert 0.4 < q.value / measured < 2.6
+
+
+def test_time_and_disk_follow_what_is_there() -> None:
+    here = shapes.facts(
+        ARCH, path="/models/m", weights_format="safetensors", weights_bytes=16_060_556_376, kind="folder"
+    )
+    q = effort.time(here, TENSORS, method="gguf", fmt="q4_k_m", runtime="llama.cpp", machine=CPU, load_bytes=5e9,
+                    imatrix=False)  # fmt: skip
+    assert q.fetch is not None
+    assert q.fetch.value == 0
+    d = effort.disk(here, TENSORS, method="gguf", fmt="q4_k_m", imatrix=False, artifact_bytes=5 * 10**9)
+    assert d.download_bytes == 0
+    assert d.peak_bytes == pytest.approx(16.07e9 + 5e9, rel=0.01)
+    away = effort.disk(MODEL, TENSORS, method="gguf", fmt="q4_k_m", imatrix=False, artifact_bytes=5 * 10**9)
+    assert away.download_bytes == 2 * MODEL.params
+    assert away.peak_bytes == pytest.approx(16.06e9 + 16.07e9 + 5e9, rel=0.01)
+    many = shapes.machine(cores=32)
+    slow = effort.quantize_time(MODEL, TENSORS, "gguf", "q4_k_m", CPU, imatrix=True)
+    fast = effort.quantize_time(MODEL, TENSORS, "gguf", "q4_k_m", many, imatrix=True)
+    assert slow and fast
+    assert fast.value < slow.value / 3
+    with_gpu = effort.quantize_time(MODEL, TENSORS, "awq", "w4a16-g128", shapes.machine(shapes.gpu()), imatrix=False)
+    without = effort.quantize_time(MODEL, TENSORS, "awq", "w4a16-g128", CPU, imatrix=False)
+    assert with_gpu and without
+    assert with_gpu.value < without.value / 5
+
+
+def test_sizes_of_checkpoints() -> None:
+    assert checkpoint(MODEL, TENSORS, "awq", "w4a16-g128").total.value == pytest.approx(5.73e9, rel=0.001)
+    assert checkpoint(MODEL, TENSORS, "none", "bf16").total.value == 2 * MODEL.params
+    assert checkpoint(MODEL, TENSORS, "awq", "w4a16-g32").total.value > 6e9
+    assert packing("none", "bf16") is None
+    with pytest.raises(AdvisorError) as e:
+        packing("fp8", "fp9")
+    assert e.value.code == "bad-option"
+
+
+def test_unknown_formats_are_refused() -> None:
+    for method, fmt in (("gguf", "q4_k"), ("awq", "w4"), ("zip", "bf16")):
+        with pytest.raises(AdvisorError):
+            of(method, fmt, "llama.cpp")
+
+
+def test_repeated_questions_are_answered_from_memory() -> None:
+    assert of("gguf", "q5_k_m", "llama.cpp") == of("gguf", "q5_k_m", "llama.cpp")
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, advisor.cost.estimate, advisor.cost.quality as q; q.losses(); "
+        "print(*(m for m in ('yaml', 'subprocess', 'urllib.request', 'asyncio', 'numpy') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
