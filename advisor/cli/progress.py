@@ -14,8 +14,8 @@ from .sink import encode, write_line
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-# Plain lines: a step speaks again after this much of its work.
-_STRIDE: Final = 0.1
+# Plain lines: a step speaks so often.
+_PARTS: Final = 10
 # Bars: only steps that tell how much there is to do get one.
 _MARKS: Final = {"step-finished": "✓", "step-reused": "✓", "step-failed": "✗"}
 
@@ -99,7 +99,7 @@ class Lines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
-        self._said: dict[str, float] = {}
+        self._said: dict[str, int] = {}
 
     def __call__(self, event: Event, /) -> None:
         """Write the event where it says something new."""
@@ -111,15 +111,16 @@ class Lines:
     def _line(self, event: Event) -> str:
         step = clean(event.step, 60)
         if event.kind == "step-started":
-            self._said[event.step] = 0.0
+            self._said[event.step] = 0
             return f"{step}: {text_of(event) or 'started'}"
         if event.kind == "progress":
             if not event.total or event.done is None:
                 return ""
             share = event.done / event.total
-            if share - self._said.get(event.step, 0.0) < _STRIDE:
+            part = int(share * _PARTS + 1e-9)
+            if part <= self._said.get(event.step, 0):
                 return ""
-            self._said[event.step] = share
+            self._said[event.step] = part
             return f"{step}: {min(share, 1.0):.0%} {amount(event)}"
         if event.kind == "warning":
             return f"warning: {text_of(event)}"

@@ -31,6 +31,7 @@ class Sink:
         self.mode: Mode = mode
         self.verbose = verbose
         self.written = False
+        self._broken = False
 
     # ------------------------------------------------------------------ answers
     def result(
@@ -85,7 +86,7 @@ class Sink:
 
     def failure(self, command: str, error: ErrorBody) -> None:
         """Write an error: a document in JSON mode unless one is out already, otherwise lines on standard error."""
-        if self.mode == "json" and not self.written:
+        if self.mode == "json" and not (self.written or self._broken):
             try:
                 self._document(command, None, (), error)
                 return
@@ -145,6 +146,7 @@ class Sink:
             encoding.hang_up()
         except OSError as e:
             encoding.hang_up()
+            self._broken = True
             raise AdvisorError("not-writable", f"The answer cannot be written to standard output: {e.strerror}.") from e
 
 

@@ -65,11 +65,22 @@ def shim_errors(folder: Path, n: int) -> tuple[str, ...]:
 
 
 def follow(folder: Path, cancel: Cancel, going_on: Callable[[], bool], *, poll_s: float) -> Iterator[str]:
-    """Yield new lines, across rotations, until cancelled or until nothing goes on and all is read."""
+    """New lines from the moment of this call, across rotations, until cancelled or nothing goes on and all is read."""
     path = folder / SERVER_LOG
+    try:
+        seen = path.lstat()
+        begin = (seen.st_ino, seen.st_size)
+    except OSError:
+        begin = (0, 0)
+    return _follow(path, begin, cancel, going_on, poll_s)
+
+
+def _follow(
+    path: Path, begin: tuple[int, int], cancel: Cancel, going_on: Callable[[], bool], poll_s: float
+) -> Iterator[str]:
     fd = _open(path)
-    if fd is not None:
-        os.lseek(fd, 0, os.SEEK_END)
+    if fd is not None and os.fstat(fd).st_ino == begin[0]:
+        os.lseek(fd, begin[1], os.SEEK_SET)
     rest = b""
     try:
         while not cancel.is_set:

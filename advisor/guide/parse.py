@@ -124,7 +124,7 @@ def check_value(definition: FactDef, name: str, value: object, path: str) -> Sca
 
 
 def _not_a_number(definition: FactDef, name: str, value: object) -> str:
-    unit = f" of {definition.unit}" if definition.unit else ""
+    unit = f" of {definition.unit}" if definition.unit not in (None, "ratio") else ""
     said = f"{name} is a number{unit}, not {_shown(value)}"
     found = _UNIT.match(value.strip()) if isinstance(value, str) else None
     if found and definition.unit in ("bytes", "bytes/s"):

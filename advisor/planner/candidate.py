@@ -236,7 +236,10 @@ def source_of(method: str, fmt: str, model: ModelFacts) -> Source:
 def pick_quantizer(
     method: str, fmt: str, source: Source, wanted: str | None, quantizers: Mapping[str, QuantizerCapabilities]
 ) -> str | None:
-    """The library that makes the format: what this version can carry out first, then the guide's order."""
+    """The library that makes the format: what this version can carry out first, then the guide's order.
+
+    ``None`` where nothing has to be made, or where nothing known makes it.
+    """
     if source in ("as-is", "prequantized"):
         return None
     if wanted is not None:
@@ -244,9 +247,7 @@ def pick_quantizer(
     order = _QUANTIZERS.get(method, ())
     able = [q for q in quantizers.values() if q.makes(method, fmt)]
     able.sort(key=lambda q: (not q.executable, order.index(q.name) if q.name in order else 99, q.name))
-    if able:
-        return able[0].name
-    return order[0] if order else None
+    return able[0].name if able else None
 
 
 def group_divides(fmt: str, tensors: tuple[TensorSpec, ...]) -> bool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Commands, Settings
 from advisor.facts.text import clean
-from advisor.planner.candidate import Candidate, group_of
+from advisor.planner.candidate import Candidate
 
 Argv = tuple[str, ...]
 _HOST = ("--host", "127.0.0.1", "--port", "8080")
@@ -101,9 +101,3 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings) -> tuple[Argv, ...]:
     if c.runtime == "mlx":
         return (("mlx_lm.server", "--model", served, *_HOST),)
     return (("transformers", "serve", served, *_HOST),)
-
-
-def group_text(c: Candidate) -> str:
-    """`` in groups of 128`` for formats with groups, else nothing."""
-    size = group_of(c.format)
-    return f" in groups of {size}" if size else ""

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
-from advisor.facts.plan import Goal, Plan, PlanRequest, Recommendation, Rejected, Warning_
+from advisor.facts.plan import Goal, PlanRequest, Recommendation, Rejected, Warning_
 from advisor.facts.protocols import EngineOracle
 from advisor.guide.engine import Prepared, Ready, decision, excluded_by, prepare, run
 from advisor.guide.schema import Rule, RulePack
@@ -303,4 +303,4 @@ def _warnings(model: ModelFacts, machine: Machine, pack: RulePack, found: Round)
     return tuple(out)
 
 
-__all__ = ["Plan", "Planner", "Round", "recommend"]
+__all__ = ["Planner", "Round", "recommend"]

