@@ -12,7 +12,7 @@ EventKind = Literal["step-started", "progress", "step-finished", "step-reused", 
 
 
 class Event(Shape, frozen=True):
-    """One thing that happened. ``done`` and ``total`` are in ``unit`` (``bytes``, ``tensors``, ``chunks``, ``s`` ...)."""
+    """One thing that happened; ``done`` and ``total`` are in ``unit`` (``bytes``, ``tensors``, ``chunks`` ...)."""
 
     kind: EventKind
     step: str

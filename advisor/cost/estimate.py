@@ -5,7 +5,7 @@ from __future__ import annotations
 from advisor.cost import effort
 from advisor.cost.formats import checkpoint
 from advisor.cost.gguf_file import weight_map
-from advisor.cost.gguf_mix import fallbacks
+from advisor.cost.gguf_mix import DEFAULTS, fallbacks
 from advisor.cost.memory import memory
 from advisor.cost.quality import quality
 from advisor.cost.speed import DEPTH, speed
@@ -66,7 +66,7 @@ def cost(
         depth: tokens in the cache at which decode speed is stated.
 
     Raises:
-        AdvisorError: ``bad-option`` for an unknown format.
+        AdvisorError: ``bad-option`` for an unknown format (of a file that is not served ``as_is``).
         KeyError: an unknown device or cache type.
     """
     if method == "gguf":
@@ -110,10 +110,16 @@ def cost(
         assumptions.append(f"the shapes of {model.name} are taken from its size alone")
     if model.sliding_window and model.sliding_pattern is None:
         assumptions.append("the sliding window is not used: the cache is counted for the whole context")
+    warnings = list(fast.warnings)
+    if method == "gguf" and fmt not in DEFAULTS:  # a file of a type that advisor cannot make, served as it is
+        lost = Quality(kld=None, perplexity_ratio=None, recovery=None)
+        warnings.append(f"there are no published losses for file type {fmt}, so quality is not predicted")
+    else:
+        lost = quality(model, method, fmt, imatrix, settings.kv_type)
     return Cost(
         memory=need,
         speed=fast.speed,
-        quality=quality(model, method, fmt, imatrix, settings.kv_type),
+        quality=lost,
         time=effort.time(
             model,
             tensors,
@@ -137,5 +143,5 @@ def cost(
         file_bytes=int(size.value),
         fallbacks=narrow,
         assumptions=tuple(assumptions),
-        warnings=fast.warnings,
+        warnings=tuple(warnings),
     )

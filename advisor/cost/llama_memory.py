@@ -32,7 +32,7 @@ _CONTEXTS: Final = {  # driver context and pools of one process on a device: val
     "apple": (120 * MIB, 20 * MIB, 400 * MIB),
     "other": (350 * MIB, 50 * MIB, 900 * MIB),
 }
-_COPIES: Final = (None, "mmap", "mmap+mlock", "auto", "mlock")
+_COPIES: Final = (None, "mmap", "mmap+mlock", "auto")  # load modes that map the file
 
 
 class _Sums:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from urllib.request import OpenerDirector
 
 MAX_REPLY: Final = 16 * 1024 * 1024
-_MAX_LINE: Final = 1024 * 1024
 
 
 class Unreachable(Exception):  # noqa: N818 - a state of the server, named as such
@@ -77,24 +76,29 @@ def fetch(
     Raises:
         Unreachable: no connection, no HTTP, or not finished in time.
     """
+    until = time.monotonic() + timeout_s
+    with _open(address, body, api_key, timeout_s) as reply:
+        return Reply(reply.status, b"".join(_pieces(reply, until, timeout_s, limit)))
+
+
+def _pieces(reply: HTTPResponse, until: float, timeout_s: float, limit: int) -> Iterator[bytes]:
+    """What comes, as it comes, up to the limit and the deadline."""
     import http.client
 
-    until = time.monotonic() + timeout_s
-    reply = _open(address, body, api_key, timeout_s)
-    parts: list[bytes] = []
     size = 0
-    with reply:
-        try:
-            while size < limit and (part := reply.read1(min(65536, limit - size))):
-                parts.append(part)
-                size += len(part)
-                if time.monotonic() >= until:
-                    raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True)
-        except TimeoutError as e:
-            raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True) from e
-        except (OSError, http.client.HTTPException, ValueError) as e:
-            raise Unreachable(f"the reply broke off: {type(e).__name__}: {e}") from e
-        return Reply(reply.status, b"".join(parts))
+    try:
+        while size < limit and (piece := reply.read1(min(65536, limit - size))):
+            size += len(piece)
+            yield piece
+            if time.monotonic() >= until:
+                raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True)
+    except TimeoutError as e:
+        raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True) from e
+    except (OSError, http.client.HTTPException, ValueError) as e:
+        raise Unreachable(f"the reply broke off: {type(e).__name__}: {e}") from e
+    promised = reply.headers.get("Content-Length")
+    if size < limit and promised is not None and promised.isdigit() and size < int(promised):
+        raise Unreachable(f"the reply broke off after {size} of {promised} bytes")
 
 
 def stream(address: str, *, body: bytes, api_key: str | None = None, timeout_s: float) -> Iterator[tuple[float, bytes]]:
@@ -105,25 +109,20 @@ def stream(address: str, *, body: bytes, api_key: str | None = None, timeout_s: 
     Raises:
         Unreachable: as ``fetch``; the status is in the message where it is not 200.
     """
-    import http.client
-
     until = time.monotonic() + timeout_s
-    reply = _open(address, body, api_key, timeout_s)
-    with reply:
-        try:
-            if reply.status != 200:
-                text = reply.read1(4096).decode(errors="replace")
-                raise Unreachable(f"HTTP {reply.status}: {text}")
-            if "event-stream" not in (reply.headers.get("Content-Type") or ""):
-                yield time.monotonic(), reply.read(MAX_REPLY)
-                return
-            while line := reply.readline(_MAX_LINE):
-                moment = time.monotonic()
-                if moment >= until:
-                    raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True)
+    with _open(address, body, api_key, timeout_s) as reply:
+        pieces = _pieces(reply, until, timeout_s, MAX_REPLY)
+        if reply.status != 200:
+            text = b"".join(pieces)[:4096].decode(errors="replace")
+            raise Unreachable(f"HTTP {reply.status}: {text}")
+        if "event-stream" not in (reply.headers.get("Content-Type") or ""):
+            whole = b"".join(pieces)
+            yield time.monotonic(), whole
+            return
+        rest = b""
+        for piece in pieces:
+            moment = time.monotonic()
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
                 if line.startswith(b"data:"):
                     yield moment, line[5:].strip()
-        except TimeoutError as e:
-            raise Unreachable(f"the reply was not complete within {timeout_s:g} s", timed_out=True) from e
-        except (OSError, http.client.HTTPException, ValueError) as e:
-            raise Unreachable(f"the reply broke off: {type(e).__name__}: {e}") from e

@@ -214,7 +214,7 @@ def lose_port(spec: LaunchSpec, monkeypatch: pytest.MonkeyPatch) -> socket.socke
 
 
 def test_a_port_lost_in_between_is_replaced_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = rig.spec()
+    spec = rig.spec(health_timeout_s=0.3)
     with lose_port(spec, monkeypatch):
         found = rig.deployments.launch(spec, at_port=lambda port: rig.spec(port=port))
     assert found.state == "ready"
@@ -223,7 +223,7 @@ def test_a_port_lost_in_between_is_replaced_once(rig: Rig, monkeypatch: pytest.M
 
 
 def test_a_named_port_lost_in_between_is_an_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = rig.spec(port_explicit=True)
+    spec = rig.spec(port_explicit=True, health_timeout_s=0.3)
     with lose_port(spec, monkeypatch), pytest.raises(AdvisorError) as caught:
         rig.deployments.launch(spec, at_port=lambda port: rig.spec(port=port))
     assert caught.value.code == "server-failed"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import resource
 import signal
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from advisor.deploy import client
 from advisor.deploy.process_table import SHIM_MARK, marked
 from advisor.errors import AdvisorError
+from advisor.facts.results import Deployment
 from tests.unit.deploy.rig import Rig, alive, wait_for
 
 
@@ -74,30 +79,65 @@ def test_a_command_that_does_not_exist_is_named(rig: Rig) -> None:
     assert "/no/such/server; rm -rf ~" in caught.value.message
 
 
-def test_a_server_that_dies_after_it_was_ready_is_started_again(rig: Rig, tmp_path: Path) -> None:
-    first = rig.deployments.launch(rig.spec("--die-after", "0.4", "--die-once", str(tmp_path / "died")))
-    assert first.state == "ready"
-    again = wait_for(
-        lambda: (d := rig.deployments.get("one")) and d.state == "ready" and d.restarts == 1 and d, "the restart"
-    )
-    assert again.pid != first.pid
-    assert rig.status().exit_code == 3
+def die(rig: Rig) -> None:
+    """Let the ready server end with exit code 9, and wait until it is gone."""
+    found = rig.deployments.get("one")
+    assert found.state == "ready"
+    with pytest.raises((OSError, http.client.HTTPException)):
+        urllib.request.urlopen(f"{found.url}/die", timeout=10)
+    wait_for(lambda: not alive(found.pid or 0), "the server to die")
+
+
+def ready_again(rig: Rig, restarts: int) -> Deployment:
+    def is_ready() -> Deployment | None:
+        found = rig.deployments.get("one")
+        return found if (found.state, found.restarts) == ("ready", restarts) else None
+
+    again = wait_for(is_ready, f"restart {restarts}")
+    assert isinstance(again, Deployment)
+    return again
+
+
+def test_a_server_that_dies_after_it_was_ready_is_started_again(rig: Rig) -> None:
+    first = rig.deployments.launch(rig.spec())
+    die(rig)
+    assert ready_again(rig, 1).pid != first.pid
+    assert rig.status().exit_code == 9
     assert "restart in 0.02 s" in "\n".join(rig.deployments.logs("one", 100))
 
 
 def test_a_crash_loop_ends_as_failed(rig: Rig) -> None:
-    rig.deployments.launch(rig.spec("--die-after", "0.25", max_restarts=2))
-    assert wait_for(lambda: rig.state() == "failed", "the end of the crash loop")
+    rig.deployments.launch(rig.spec(max_restarts=2))
+    die(rig)
+    ready_again(rig, 1)
+    die(rig)
+    ready_again(rig, 2)
+    die(rig)
+    wait_for(lambda: rig.state() == "failed", "the end of the crash loop")
     found = rig.deployments.get("one")
     assert found.restarts == 2
     assert "restarted 2 times" in str(found.reason)
-    assert rig.processes() == []
+    wait_for(lambda: rig.processes() == [], "the supervisor to leave")
+
+
+def test_a_server_that_cannot_start_again_does_not_loop_for_ever(rig: Rig, tmp_path: Path) -> None:
+    script = tmp_path / "server"
+    spec = rig.spec(max_restarts=3, backoff_s=0.01)
+    script.write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in spec.argv) + "\n")
+    script.chmod(0o700)
+    rig.deployments.launch(msgspec.structs.replace(spec, argv=(str(script),)))
+    script.write_text("#!/bin/sh\nexit 4\n")
+    die(rig)
+    wait_for(lambda: rig.state() == "failed", "the end of the crash loop")
+    assert (rig.status().restarts, rig.status().exit_code) == (3, 4)
 
 
 def test_restarts_outside_the_window_do_not_count(rig: Rig) -> None:
-    rig.deployments.launch(rig.spec("--die-after", "0.2", max_restarts=1, restart_window_s=0.05))
-    wait_for(lambda: rig.status().restarts >= 2, "more restarts than the limit, outside the window")
-    assert rig.status().state != "failed"
+    rig.deployments.launch(rig.spec(max_restarts=1, restart_window_s=0.01))
+    for n in (1, 2):
+        die(rig)
+        ready_again(rig, n)
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("reply", ["500", "garbage", "empty", "truncated", "drip", "repeat"])
@@ -140,10 +180,9 @@ def test_grandchildren_end_with_the_server(rig: Rig, tmp_path: Path, orphaned: b
 
 def test_grandchildren_of_a_crashed_server_do_not_outlive_it(rig: Rig, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    rig.deployments.launch(
-        rig.spec("--grandchildren", str(pids), "--die-after", "0.4", max_restarts=0, stop_grace_s=0.1)
-    )
+    rig.deployments.launch(rig.spec("--grandchildren", str(pids), max_restarts=0, stop_grace_s=0.1))
     helpers = [int(p) for p in pids.read_text().split()]
+    die(rig)
     wait_for(lambda: rig.state() == "failed", "the crash")
     assert not any(alive(p) for p in helpers)
 
@@ -232,8 +271,6 @@ def test_the_server_inherits_neither_secrets_nor_descriptors_nor_ignored_signals
     )
     with pytest.raises(AdvisorError, match="exit code 0"):
         rig.deployments.launch(rig.spec(argv=(sys.executable, "-I", "-S", "-c", script, str(report))))
-    import json
-
     seen = json.loads(report.read_text())
     assert set(seen["env"]) - {"LC_CTYPE"} == {"PATH", "ADVISOR_DEPLOYMENT", "SPT_NOENV"}
     assert len(seen["fds"]) <= 4

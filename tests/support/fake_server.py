@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,8 +21,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     p.add_argument("--model", default="fake")
     p.add_argument("--exit", type=int, help="print a line and end at once with this code")
     p.add_argument("--die-by", type=int, help="end at once by this signal")
-    p.add_argument("--die-after", type=float, help="serve, then end with code 3 after so many seconds")
-    p.add_argument("--die-once", help="with --die-after: only where this file does not exist yet (it is made)")
     p.add_argument("--never-ready", action="store_true", help="answer 503 for ever")
     p.add_argument("--never-listen", action="store_true", help="run without a socket")
     p.add_argument("--ready-after", type=float, default=0.0)
@@ -179,12 +176,6 @@ def main(argv: list[str]) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-    if options.die_after is not None:
-        once = Path(options.die_once) if options.die_once else None
-        if once is None or not once.exists():
-            if once is not None:
-                once.touch()
-            threading.Timer(options.die_after, os._exit, (3,)).start()
     if options.never_listen:
         time.sleep(300)
 

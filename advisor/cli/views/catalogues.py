@@ -37,15 +37,14 @@ def hardware(page: Page, found: tuple[HardwareInfo, ...]) -> None:
 def profile(page: Page, found: HardwareInfo) -> None:
     """One profile in full."""
     page.title(f"{found.id}: {found.name}")
-    capability = numbers.plain(found.compute_capability) if found.compute_capability is not None else "none"
     page.fields(
         [
             ("vendor", found.vendor),
             ("memory", Cell(numbers.size(found.memory_bytes), "", "table")),
             ("bandwidth", Cell(numbers.bandwidth(found.bandwidth_bytes_per_s), "", "table")),
-            ("compute capability", capability),
+            ("compute capability", numbers.plain(found.compute_capability)),
             ("formats", ", ".join(f"{name} {how}" for name, how in found.formats.items()) or numbers.UNKNOWN),
-            ("also called", ", ".join(found.aliases) or "nothing else"),
+            ("also called", ", ".join(found.aliases) or numbers.UNKNOWN),
         ]
     )
     if found.sources:

@@ -13,6 +13,7 @@ from advisor.cost.estimate import Cost, cost
 from advisor.cost.formats import checkpoint, packing
 from advisor.errors import AdvisorError
 from advisor.facts.base import from_json
+from advisor.facts.model import TensorSpec
 from advisor.facts.plan import Settings
 from advisor.facts.words import GGUF_FORMATS
 from tests.support import shapes
@@ -133,6 +134,26 @@ def test_unknown_formats_are_refused() -> None:
     for method, fmt in (("gguf", "q4_k"), ("awq", "w4"), ("zip", "bf16")):
         with pytest.raises(AdvisorError):
             of(method, fmt, "llama.cpp")
+
+
+def test_a_file_of_a_type_that_cannot_be_made() -> None:
+    stored = tuple(
+        TensorSpec(
+            name=t.name, shape=t.shape, role=t.role, layer=t.layer, gguf_type="iq3_s" if len(t.shape) > 1 else "f32"
+        )
+        for t in TENSORS
+    )
+    model = shapes.facts(ARCH, kind="gguf", weights_format="gguf", weights_bytes=3_500_000_000, path="/models/m.gguf")
+    c = cost(
+        model, stored, method="gguf", fmt="iq3_m", runtime="llama.cpp", settings=Settings(context=2048), machine=CPU,
+        devices=("host",), as_is=True,
+    )  # fmt: skip
+    assert c.quality.kld is None
+    assert c.memory.repack.value == 0
+    assert c.file_bytes == 3_500_000_000
+    assert any("iq3_m" in w for w in c.warnings)
+    with pytest.raises(AdvisorError):
+        of("gguf", "iq3_m", "llama.cpp")
 
 
 def test_repeated_questions_are_answered_from_memory() -> None:

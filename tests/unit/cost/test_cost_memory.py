@@ -8,6 +8,7 @@ from hypothesis import settings as hyp
 from hypothesis import strategies as st
 
 from advisor.cost import kv
+from advisor.cost.gguf_file import weight_map
 from advisor.cost.llama_memory import memory as llama_memory
 from advisor.cost.memory import memory
 from advisor.cost.offload import gpu_layers_that_fit
@@ -163,6 +164,19 @@ def test_split_follows_the_layers() -> None:
     one = place(30, Settings(context=512, gpu_layers=1), box, ("gpu0", "host"))
     assert one.layers.count("gpu0") == 0
     assert one.output == "gpu0"
+
+
+def test_split_is_the_engines() -> None:
+    # llama.cpp with a Vulkan device and 12 layers: 68.18 MiB of weights there, 96.90 MiB mapped on the host.
+    model, tensors = KNOWN["smollm2-135m"]
+    box = shapes.machine(shapes.gpu())
+    weights = weight_map(model, tensors, "q8_0", imatrix=False)
+    at = place(30, Settings(context=512, gpu_layers=12), box, ("gpu0", "host"))
+    there = sum(b for b, home in zip(weights.layers, at.layers, strict=True) if home == "gpu0")
+    assert (there + weights.output + weights.embedding) / MIB == pytest.approx(68.18, abs=0.02)
+    assert (weights.loaded - there - weights.output) / MIB == pytest.approx(96.90, abs=0.02)
+    by_layer = kv.cache_by_layer(model, tensors, Settings(context=512))
+    assert sum(by_layer[i] for i in range(19, 30)) / MIB == pytest.approx(4.12, abs=0.01)
 
 
 def test_several_devices_share_by_the_split() -> None:
