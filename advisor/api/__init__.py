@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         env_remove,
         goals,
         hardware,
+        hardware_show,
         models,
         paths,
         rules_lint,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     )
     from advisor.api.making import quantize, verify
     from advisor.api.planning import describe, estimate, probe, recommend
-    from advisor.api.serving import deployments, down, follow, logs, restart, status
+    from advisor.api.serving import deployments, down, follow, logs, restart, status, survey
     from advisor.api.upping import up
 
 _WHERE: Final[dict[str, str]] = {
@@ -41,6 +42,7 @@ _WHERE: Final[dict[str, str]] = {
     "follow": "serving",
     "goals": "listing",
     "hardware": "listing",
+    "hardware_show": "listing",
     "logs": "serving",
     "models": "listing",
     "paths": "listing",
@@ -52,6 +54,7 @@ _WHERE: Final[dict[str, str]] = {
     "rules_list": "listing",
     "rules_show": "listing",
     "status": "serving",
+    "survey": "serving",
     "up": "upping",
     "verify": "making",
 }
@@ -71,6 +74,7 @@ __all__ = [
     "follow",
     "goals",
     "hardware",
+    "hardware_show",
     "logs",
     "models",
     "paths",
@@ -82,6 +86,7 @@ __all__ = [
     "rules_list",
     "rules_show",
     "status",
+    "survey",
     "up",
     "verify",
 ]

@@ -55,6 +55,29 @@ def hardware(*, settings: Settings | None = None) -> tuple[HardwareInfo, ...]:
     )
 
 
+def hardware_show(name: str, *, settings: Settings | None = None) -> HardwareInfo:
+    """One hardware profile, by id, alias or the maker's name.
+
+    Raises:
+        AdvisorError: ``hardware-not-found`` with near misses.
+    """
+    from advisor.probe import catalog
+
+    s = load_settings(settings)
+    p = catalog.find(name, overlay=datafiles.overlay_dir(s.paths.config, "profiles/hardware"))
+    return HardwareInfo(
+        id=p.id,
+        name=p.name,
+        vendor=p.vendor,
+        memory_bytes=p.memory_bytes,
+        bandwidth_bytes_per_s=p.bandwidth_bytes_per_s,
+        aliases=p.aliases,
+        compute_capability=p.compute_capability,
+        formats=dict(p.formats),
+        sources=(p.source,) if isinstance(p.source, str) else tuple(p.source),
+    )
+
+
 def models(*, settings: Settings | None = None) -> tuple[ModelInfo, ...]:
     """All models with bundled facts."""
     from advisor.model import bundled

@@ -12,6 +12,7 @@ from advisor.facts.results import Deployment
 
 if TYPE_CHECKING:
     from advisor.deploy.manager import Deployments
+    from advisor.deploy.registry import Survey
     from advisor.settings import Settings
 
 
@@ -26,6 +27,11 @@ def manager(settings: Settings) -> Deployments:
 def deployments(*, settings: Settings | None = None) -> tuple[Deployment, ...]:
     """All deployments, as observed now."""
     return manager(load_settings(settings)).list()
+
+
+def survey(*, settings: Settings | None = None) -> Survey:
+    """All deployments as observed now, and a warning for each whose state cannot be read or trusted."""
+    return manager(load_settings(settings)).survey()
 
 
 def status(name: str | None = None, *, settings: Settings | None = None) -> tuple[Deployment, ...]:

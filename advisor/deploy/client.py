@@ -149,7 +149,9 @@ def streamed(
     api_key: str | None,
     timeout_s: float,
 ) -> list[Part]:
-    """The events of one streamed completion, with usage asked for in the last.
+    """The events of one streamed completion of ``max_tokens`` tokens, with usage asked for in the last.
+
+    ``ignore_eos``, which llama.cpp and vLLM know beside OpenAI's own fields, keeps a model from ending at once.
 
     Raises:
         AdvisorError: as ``chat``.
@@ -160,6 +162,7 @@ def streamed(
         "temperature": 0.0,
         "stream": True,
         "stream_options": {"include_usage": True},
+        "ignore_eos": True,
     }
     if use_chat:
         request["messages"] = [{"role": "user", "content": prompt}]

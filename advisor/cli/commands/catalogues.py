@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from advisor.errors import AdvisorError, did_you_mean
-
 from ..command import LazyGroup, command
 from ..run import Run
 
@@ -36,13 +34,7 @@ def hardware_show(run: Run, name: str) -> None:
 
     from ..views import catalogues as view
 
-    known = {word.lower(): p for p in api.hardware(settings=run.settings) for word in (*p.aliases, p.name, p.id)}
-    found = known.get(name.lower())
-    if found is None:
-        near = did_you_mean(name, list(known))
-        raise AdvisorError(
-            "hardware-not-found", f"There is no hardware profile {name!r}.{near}", hint="advisor hardware list"
-        )
+    found = api.hardware_show(name, settings=run.settings)
     run.sink.result(
         run.command,
         HardwareData(hardware=found),

@@ -23,12 +23,16 @@ def status(run: Run, name: str | None) -> int:
 
     from ..views import deployments as view
 
-    found = api.status(name, settings=run.settings)
+    if name is None:
+        found, warnings = api.survey(settings=run.settings)
+    else:
+        found, warnings = api.status(name, settings=run.settings), ()
     run.sink.result(
         run.command,
         DeploymentsData(deployments=found),
         human=lambda page: view.deployments(page, found, verbose=run.verbose or name is not None),
         quiet=view.bare(found),
+        warnings=warnings,
     )
     return EXIT_OK if name is None or all(d.state in _ALIVE for d in found) else EXIT_NO
 

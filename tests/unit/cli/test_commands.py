@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from advisor.api import listing
 from advisor.facts import schemas
 from tests.support import samples
 from tests.support.documents import check
@@ -259,8 +260,9 @@ def test_down_wants_a_name_or_all(advise: Advise) -> None:
     assert advise("down", "a", "--all").code == 2
 
 
-def test_hardware_is_found_by_alias_and_name(advise: Advise) -> None:
-    for word in ("4090", "nvidia geforce rtx 4090"):
+def test_hardware_is_found_by_alias_and_name(advise: Advise, fake: Callable[..., None]) -> None:
+    fake(hardware_show=listing.hardware_show)
+    for word in ("RTX 4090", "nvidia geforce rtx 4090"):
         assert json.loads(advise("hardware", "show", word, "--json").out)["data"]["hardware"]["id"] == "rtx-4090"
     done = advise("hardware", "show", "rtx-4099")
     assert done.code == 4
