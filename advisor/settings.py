@@ -6,6 +6,7 @@ The only module besides the command line that reads the environment. Order: flag
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from advisor.errors import AdvisorError, did_you_mean
 from advisor.facts.base import Shape
+from advisor.facts.text import clean
 
 # name -> (environment variable, default)
 KEYS: Final[dict[str, tuple[str, object]]] = {
@@ -23,6 +25,7 @@ KEYS: Final[dict[str, tuple[str, object]]] = {
 }
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off", ""}
+_MAX_FILE_BYTES: Final = 64 * 1024
 
 
 class Value(Shape, frozen=True):
@@ -84,7 +87,7 @@ class Settings(Shape, frozen=True):
 
 def _home(env: Mapping[str, str]) -> Path | None:
     if env.get("HOME"):
-        return Path(env["HOME"])
+        return Path(env["HOME"]).absolute()
     try:
         home = Path.home()
     except RuntimeError:
@@ -92,29 +95,52 @@ def _home(env: Mapping[str, str]) -> Path | None:
     return home if str(home) not in ("", "/") else None
 
 
+def _expanded(given: str) -> Path:
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError as e:  # ~ without a home, ~name of nobody
+        raise AdvisorError(
+            "no-home", f"ADVISOR_HOME={given} names no folder: {e}", hint="ADVISOR_HOME=/var/lib/advisor advisor paths"
+        ) from e
+
+
+def _possible(folder: Path) -> Path:
+    """``folder``, if a folder can have such a name at all; whether it is there or can be written shows later."""
+    try:
+        folder.lstat()
+    except OSError as e:
+        if e.errno == errno.ENAMETOOLONG:
+            raise AdvisorError(
+                "no-home",
+                f"No files can be kept in {clean(str(folder))}: the path is too long.",
+                hint="ADVISOR_HOME=/var/lib/advisor advisor paths",
+            ) from e
+    return folder
+
+
 def find_paths(env: Mapping[str, str] | None = None) -> Paths:
     """Locate the folders: ``ADVISOR_HOME`` holds all three, else the XDG folders, else the home folder's usual ones.
 
     Raises:
-        AdvisorError: ``no-home`` when none of them is set.
+        AdvisorError: ``no-home`` when none of them is set, or the path is longer than the system can take.
     """
     env = os.environ if env is None else env
     if env.get("ADVISOR_HOME"):
-        root = Path(env["ADVISOR_HOME"]).expanduser().absolute()
+        root = _possible(_expanded(env["ADVISOR_HOME"]))
         return Paths(cache=str(root / "cache"), state=str(root / "state"), config=str(root / "config"))
     home = _home(env)
 
     def folder(variable: str, default: str) -> str:
         given = env.get(variable)
         if given and Path(given).is_absolute():
-            return str(Path(given) / "advisor")
+            return str(_possible(Path(given) / "advisor"))
         if home is None:
             raise AdvisorError(
                 "no-home",
                 f"Neither HOME nor {variable} is set, so there is no folder to keep files in.",
                 hint="ADVISOR_HOME=/var/lib/advisor advisor paths",
             )
-        return str(home / default / "advisor")
+        return str(_possible(home / default / "advisor"))
 
     return Paths(
         cache=folder("XDG_CACHE_HOME", ".cache"),
@@ -143,23 +169,39 @@ def _coerce(key: str, raw: object, origin: str) -> str | int | bool:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+    """Names and plain values of a settings file; nothing of YAML beyond that, so nothing can grow when it is read."""
+    try:
+        if not path.is_file():
+            return {}
+        with path.open("rb") as f:
+            raw = f.read(_MAX_FILE_BYTES + 1)
+    except OSError as e:
+        raise AdvisorError("file-unreadable", f"{path} cannot be read: {e.strerror}.", hint="advisor paths") from e
+    if len(raw) > _MAX_FILE_BYTES:
+        raise AdvisorError("bad-settings-file", f"{path} is larger than {_MAX_FILE_BYTES} bytes.")
     import yaml
 
+    data: dict[str, Any] = {}
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise AdvisorError("bad-settings-file", f"{path} cannot be read: {e}") from e
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise AdvisorError("bad-settings-file", f"{path} holds a {type(data).__name__}, not names and values.")
-    for key in data:
-        if key not in KEYS:
-            raise AdvisorError(
-                "bad-settings-file", f"{path}: there is no setting {key!r}.{did_you_mean(str(key), list(KEYS))}"
-            )
+        loader = yaml.SafeLoader(raw)
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise AdvisorError("bad-settings-file", f"{path} does not hold names and values.")
+        for name, value in node.value:
+            where = f"{path}:{name.start_mark.line + 1}"
+            key = name.value if isinstance(name, yaml.ScalarNode) else "(no name)"
+            if key not in KEYS:
+                near = did_you_mean(str(key), list(KEYS))
+                raise AdvisorError("bad-settings-file", f"{where}: there is no setting {clean(key)!r}.{near}")
+            if key in data:
+                raise AdvisorError("bad-settings-file", f"{where}: {key} is set a second time.")
+            if not isinstance(value, yaml.ScalarNode):
+                raise AdvisorError("bad-settings-file", f"{where}: {key} is one value, not a list or a map.")
+            data[key] = loader.construct_object(value)
+    except (UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as e:
+        raise AdvisorError("bad-settings-file", f"{path} cannot be read: {clean(str(e), 300)}") from e
     return data
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from advisor.api.artifacts import quantize, verify
     from advisor.api.explaining import explain
     from advisor.api.health import doctor
     from advisor.api.listing import (
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         rules_list,
         rules_show,
     )
-    from advisor.api.making import quantize, verify
     from advisor.api.planning import describe, estimate, probe, recommend
     from advisor.api.serving import deployments, down, follow, logs, restart, status, survey
     from advisor.api.upping import up
@@ -47,7 +47,7 @@ _WHERE: Final[dict[str, str]] = {
     "models": "listing",
     "paths": "listing",
     "probe": "planning",
-    "quantize": "making",
+    "quantize": "artifacts",
     "recommend": "planning",
     "restart": "serving",
     "rules_lint": "listing",
@@ -56,7 +56,7 @@ _WHERE: Final[dict[str, str]] = {
     "status": "serving",
     "survey": "serving",
     "up": "upping",
-    "verify": "making",
+    "verify": "artifacts",
 }
 
 __all__ = [

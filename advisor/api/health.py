@@ -161,6 +161,10 @@ def _deployments(s: Settings) -> list[Check]:
     from advisor.api.serving import manager
 
     bad = ("failed", "lost", "unhealthy")
+    try:
+        found = manager(s).list()
+    except AdvisorError as e:
+        return [Check(name="deployments", ok=False, message=e.message, hint="advisor paths")]
     return [
         Check(
             name=f"deployment {d.name}",
@@ -168,5 +172,5 @@ def _deployments(s: Settings) -> list[Check]:
             message=f"{d.state}" + (f": {d.reason}" if d.reason else f" at {d.url}"),
             hint=f"advisor logs {d.name}" if d.state in bad else None,
         )
-        for d in manager(s).list()
+        for d in found
     ]

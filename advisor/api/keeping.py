@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from advisor.errors import AdvisorError
-from advisor.execute.disk import write_atomic
+from advisor.execute.disk import make_folders, write_atomic
 from advisor.facts.base import Shape, loads
 from advisor.facts.plan import Plan, PlanRequest, Rejected
 from advisor.settings import Settings
@@ -43,7 +43,7 @@ def keep(settings: Settings, plans: tuple[KeptPlan, ...], rejected: tuple[Reject
     """Keep ``plans``; return why that failed, or ``None``. A plan that cannot be kept is still a plan."""
     folder = settings.paths.plans
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folders(folder, mode=0o700)
         for kept in plans:
             path = folder / f"{kept.plan.id}.json"
             raw = kept.dumps()

@@ -252,9 +252,18 @@ def estimate(
 
     oracle = None
     if engine:
-        from advisor.api.engine import oracle as engine_oracle
+        from advisor.api.making import SERVING_ENV
+        from advisor.execute import envs
+        from advisor.execute.oracle import DryLoad
 
-        oracle = engine_oracle(s)
+        env = envs.find(SERVING_ENV, settings=s)
+        if env is None:
+            raise AdvisorError(
+                "env-failed",
+                f"The environment {SERVING_ENV} is not built, so the engine cannot be asked.",
+                hint=f"advisor env build {SERVING_ENV}",
+            )
+        oracle = DryLoad(env, s.paths.logs / "steps" / "dryload.log")
     result = one(
         facts,
         tensors(facts),

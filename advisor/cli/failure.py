@@ -14,8 +14,8 @@ from advisor.errors import AdvisorError
 
 from . import redact
 
-_DISK: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_ACCESS: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DISK: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+_ACCESS: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def translate(exception: BaseException) -> AdvisorError:

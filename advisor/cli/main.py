@@ -21,6 +21,8 @@ _COMPLETE: Final = "_ADVISOR_COMPLETE"
 
 def run() -> None:
     """Run the command line of this process and exit."""
+    # Whatever the umask says, others never write here: what is kept holds programs (environments) and their input.
+    os.umask(os.umask(0o022) | 0o022)
     sys.exit(main())
 
 

@@ -26,13 +26,120 @@ class Chain(NamedTuple):
     notes: tuple[str, ...]
 
 
+class SixteenBit(NamedTuple):
+    """The model as a 16-bit GGUF file, and as a checkpoint folder with its identity where there is one."""
+
+    made: Made
+    checkpoint: tuple[Path, str] | None
+    notes: tuple[str, ...]
+
+
+class _Work:
+    """One model on its way: its source, its name, and its steps."""
+
+    def __init__(self, making: Making, model: ModelFacts, steps: Steps | None, identity_of: str | None) -> None:
+        if model.path is None or model.weights_format == "none":
+            raise AdvisorError(
+                "model-needs-download",
+                f"The weights of {model.name} are not on this machine.",
+                hint=f"advisor up {model.ref}",
+            )
+        self.making, self.model, self.source = making, model, Path(model.path)
+        self.steps = steps or Steps(reporter=making.reporter, cancel=making.cancel)
+        self.is_gguf = model.weights_format == "gguf"
+        self.own = identity_of or make.identity(self.source)
+        self.name = _TYPE_TAG.sub("", self.source.stem) if self.is_gguf else model.name.rsplit("/", 1)[-1]
+        self.packed = sorted(set(model.source_types) - FLOATS) if self.is_gguf else []
+
+    def do(self, step: str, work: Callable[[], Made], tell: Callable[[Made], str]) -> Made:
+        def outcome() -> Outcome[Made]:
+            made = work()
+            return Outcome(made, made.reused, tell(made))
+
+        return self.steps.do(Step(step, outcome))
+
+    def restore(self) -> tuple[Path, str]:
+        types = ", ".join(self.packed) or "16-bit"
+        made = self.do(
+            "restore",
+            lambda: make.restore_checkpoint(self.making, self.source, identity_of=self.own),
+            lambda _: f"16-bit checkpoint of a {types} file",
+        )
+        return made.path, made.key
+
+
+def sixteen_bit(
+    making: Making,
+    model: ModelFacts,
+    *,
+    outtype: str = "f16",
+    checkpoint: bool = False,
+    allow_requantize: bool = False,
+    identity_of: str | None = None,
+    steps: Steps | None = None,
+) -> SixteenBit:
+    """The 16-bit GGUF file of a local model: the file itself, a conversion, or restored from a quantized one.
+
+    Args:
+        checkpoint: a checkpoint folder is wanted beside it.
+        allow_requantize: the weights may be quantized already; what they encode is the original then.
+
+    Raises:
+        AdvisorError: ``model-needs-download``, ``contradictory-options``; as the steps of ``make``.
+    """
+    return _sixteen_bit(
+        _Work(making, model, steps, identity_of), outtype, checkpoint=checkpoint, allow_requantize=allow_requantize
+    )
+
+
+def _sixteen_bit(work: _Work, outtype: str, *, checkpoint: bool, allow_requantize: bool) -> SixteenBit:
+    folder: tuple[Path, str] | None = None if work.is_gguf else (work.source, work.own)
+    notes: tuple[str, ...] = ()
+    if work.packed:
+        types = ", ".join(work.packed)
+        if not allow_requantize:
+            raise AdvisorError(
+                "contradictory-options",
+                f"{work.source.name} is quantized already ({types}); quantizing it again adds both errors.",
+                hint=f"advisor up {work.model.ref}",
+            )
+        notes = (
+            f"The source was quantized already ({types}); it was restored to a 16-bit checkpoint, which is the "
+            "original here: what the source had lost before stays lost.",
+        )
+    as_it_is = work.is_gguf and not work.packed and outtype in work.model.source_types
+    if folder is None and (checkpoint or not as_it_is):
+        folder = work.restore()
+    if as_it_is:
+        manifest = {"format": outtype, "bytes": work.source.stat().st_size}
+        return SixteenBit(Made(work.source, work.own, manifest, True), folder, notes)
+    if folder is None:  # cannot be: what is not taken as it is was restored, or is a folder
+        raise AdvisorError("model-not-found", f"{work.source} is neither a checkpoint folder nor a GGUF file.")
+    base, identity = folder
+    made = work.do(
+        "convert",
+        lambda: make.convert_to_gguf(
+            work.making,
+            base,
+            name=work.name,
+            outtype=outtype,
+            identity_of=identity,
+            tokenizer_of=work.source if work.is_gguf else None,
+        ),
+        lambda m: f"{outtype} GGUF, {m.path.stat().st_size:,} bytes",
+    )
+    return SixteenBit(made, folder, notes)
+
+
 def make_gguf(
     making: Making,
     model: ModelFacts,
     fmt: str,
     *,
     imatrix: bool = False,
+    imatrix_file: Path | None = None,
     text: Path | None = None,
+    text_name: str | None = None,
     chunks: int = 64,
     allow_requantize: bool = False,
     identity_of: str | None = None,
@@ -43,93 +150,53 @@ def make_gguf(
     Args:
         model: a local one: a checkpoint folder with safetensors, or a GGUF file.
         imatrix: measure an importance matrix over ``chunks`` pieces of 512 tokens of ``text``.
+        imatrix_file: use this importance matrix and measure none.
+        text_name: what the text is called in the file's metadata.
         allow_requantize: the weights of ``model`` may be quantized already; both errors add up then.
         identity_of: the content hash of the model, where it is known.
 
     Raises:
         AdvisorError: ``model-needs-download``, ``contradictory-options``; as the steps of ``make``.
     """
-    if model.path is None or model.weights_format == "none":
-        raise AdvisorError(
-            "model-needs-download",
-            f"The weights of {model.name} are not on this machine.",
-            hint=f"advisor up {model.ref}",
-        )
-    if imatrix and text is None:
+    measured = imatrix and imatrix_file is None and fmt not in PLAIN
+    if measured and text is None:
         raise AdvisorError("contradictory-options", "An importance matrix needs a calibration text.")
-    run = steps or Steps(reporter=making.reporter, cancel=making.cancel)
-    source, notes = Path(model.path), []
-    own = identity_of or make.identity(source)
-    name = _TYPE_TAG.sub("", source.stem) if model.weights_format == "gguf" else model.name.rsplit("/", 1)[-1]
-
-    def do(step: str, work: Callable[[], Made]) -> Made:
-        def outcome() -> Outcome[Made]:
-            made = work()
-            return Outcome(made, made.reused, made.path.name)
-
-        return run.do(Step(step, outcome))
-
-    def restored() -> Made:
-        return do("restore", lambda: make.restore_checkpoint(making, source, identity_of=own))
-
+    work = _Work(making, model, steps, identity_of)
     outtype = fmt if fmt in PLAIN else "f16"
-    packed = model.weights_format == "gguf" and not set(model.source_types) <= FLOATS
-    checkpoint: tuple[Path, str] | None = None
-    if model.weights_format == "safetensors":
-        checkpoint = (source, own)
-    elif packed:
-        if not allow_requantize:
-            raise AdvisorError(
-                "contradictory-options",
-                f"{source.name} is quantized already ({', '.join(sorted(set(model.source_types) - FLOATS))}); "
-                "quantizing it again adds both errors.",
-                hint=f"advisor up {model.ref}",
-            )
-        notes.append(f"{source.name} was quantized before; differences are measured from what it encodes.")
-        made = restored()
-        checkpoint = (made.path, made.key)
-    if checkpoint is None and outtype in model.source_types:
-        reference, reference_identity = source, own
-        converted = Made(source, own, {"format": outtype, "bytes": source.stat().st_size}, True)
-    else:
-        if checkpoint is None:
-            made = restored()
-            checkpoint = (made.path, made.key)
-        folder, folder_identity = checkpoint
-        converted = do(
-            "convert",
-            lambda: make.convert_to_gguf(
-                making,
-                folder,
-                name=name,
-                outtype=outtype,
-                identity_of=folder_identity,
-                tokenizer_of=source if model.weights_format == "gguf" else None,
-            ),
-        )
-        reference, reference_identity = converted.path, converted.key
+    base = _sixteen_bit(work, outtype, checkpoint=measured, allow_requantize=allow_requantize)
     if fmt in PLAIN:
-        return Chain(reference, reference_identity, converted, tuple(notes))
-    matrix: Made | None = None
-    if imatrix and text is not None:
-        if checkpoint is None:
-            made = restored()
-            checkpoint = (made.path, made.key)
-        calibrated, calibrated_identity = checkpoint
-        matrix = do(
+        return Chain(base.made.path, base.made.key, base.made, base.notes)
+    matrix, matrix_identity = imatrix_file, None
+    if measured and text is not None and base.checkpoint is not None:
+        folder, folder_identity = base.checkpoint
+        calibration = text
+        made = work.do(
             "imatrix",
-            lambda: make.make_imatrix(making, calibrated, text, chunks=chunks, identity_of=calibrated_identity),
+            lambda: make.make_imatrix(
+                making, folder, calibration, chunks=chunks, dataset=text_name, identity_of=folder_identity
+            ),
+            lambda _: f"{chunks} chunks of {text_name or calibration.name}",
         )
-    artifact = do(
+        matrix, matrix_identity = made.path, made.key
+    artifact = work.do(
         "quantize",
         lambda: make.quantize_gguf(
             making,
-            reference,
+            base.made.path,
             fmt,
-            name=name,
-            imatrix=matrix.path if matrix else None,
-            identity_of=reference_identity,
-            imatrix_identity=matrix.key if matrix else None,
+            name=work.name,
+            imatrix=matrix,
+            identity_of=base.made.key,
+            imatrix_identity=matrix_identity,
         ),
+        _told,
     )
-    return Chain(reference, reference_identity, artifact, tuple(notes))
+    return Chain(base.made.path, base.made.key, artifact, (*base.notes, *artifact.manifest.get("notes", ())))
+
+
+def _told(made: Made) -> str:
+    fell = made.manifest.get("fallbacks") or {}
+    size = f"{made.path.stat().st_size:,} bytes"
+    if not fell:
+        return size
+    return f"{size}; row widths force " + ", ".join(f"{n} x {k}" for k, n in sorted(fell.items()))

@@ -14,7 +14,9 @@ from typing import Final
 from advisor.errors import AdvisorError
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DENIED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR}
+_DENIED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
+# What fsync says where there is nothing to flush (folders of some file systems, special files).
+_NO_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EROFS}
 
 
 def free_bytes(path: Path) -> int | None:
@@ -56,12 +58,37 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folders(path: Path, *, mode: int = 0o777) -> None:
+    """Make a folder and those above it; one that is there is fine.
+
+    Raises:
+        AdvisorError: ``disk-full``, or ``not-writable``: also where a file is in the way, or the file system takes no
+            folders at all.
+    """
+    with disk_errors(path):
+        try:
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError) as e:
+            raise AdvisorError(
+                "not-writable",
+                f"The folder {path} cannot be made: {e.strerror}.",
+                hint="advisor paths",
+                data={"path": str(path)},
+            ) from e
+
+
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk; file systems that cannot sync folders are left alone."""
+    """Flush a file or folder to the disk; file systems that cannot sync folders are left alone.
+
+    Raises:
+        OSError: the data did not reach the disk. Some file systems tell only here that it is full.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with suppress(OSError):
-            os.fsync(fd)
+        os.fsync(fd)
+    except OSError as e:
+        if e.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(fd)
 

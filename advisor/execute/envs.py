@@ -23,7 +23,7 @@ from advisor.backends import pins as pins_
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event, Reporter, safely
 from advisor.execute import owner
-from advisor.execute.disk import disk_errors, remove_tree, tree_bytes, write_atomic
+from advisor.execute.disk import disk_errors, make_folders, remove_tree, tree_bytes, write_atomic
 from advisor.execute.locks import locked
 from advisor.execute.pythons import choose_python
 from advisor.facts.base import Shape, loads
@@ -127,8 +127,8 @@ def ensure(
             return found
         if why is not None:
             say(Event(kind="warning", step="environment", message=f"{pins.name} is rebuilt: {why}"))
+        make_folders(base)
         with disk_errors(base):
-            base.mkdir(parents=True, exist_ok=True)
             (base / MARKER).unlink(missing_ok=True)
             _remove_leftovers(base)
             folder = base / f"{owner.me()}.{secrets.token_hex(3)}"

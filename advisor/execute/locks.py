@@ -12,7 +12,7 @@ from typing import Final
 
 from advisor.errors import AdvisorError
 from advisor.events import Cancel
-from advisor.execute.disk import disk_errors
+from advisor.execute.disk import disk_errors, make_folders
 
 # What flock says on file systems that have no locks.
 _NO_LOCKS: Final = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -43,8 +43,8 @@ def locked(
         AdvisorError: ``busy`` after ``wait_s`` seconds, ``interrupted``, ``not-writable`` or ``disk-full``.
     """
     cancel = cancel or Cancel()
+    make_folders(path.parent)
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         waited = 0.0

@@ -20,11 +20,12 @@ _DEADLINE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Bytes as the engine would allocate them; ``weights_bytes`` without a repacked second copy."""
+    """Bytes as the engine would allocate them; ``weights_bytes`` without a repacked second copy, ``None`` if a file
+    was asked about, whose header has it."""
 
     kv_cache_bytes: int
     compute_bytes: int
-    weights_bytes: int
+    weights_bytes: int | None
     state_bytes: int = 0
     output_bytes: int = 0
 
@@ -43,11 +44,17 @@ class DryLoad:
         Raises:
             AdvisorError: ``interrupted`` or ``env-failed``.
         """
+        return self._ask(dry_request(model, fmt, settings))
+
+    def file(self, path: Path, settings: Settings) -> Answer | None:
+        """What serving the GGUF file ``path`` on the host would take; ``None`` and errors as for a model."""
+        return self._ask({"path": str(path), **_sizes(settings)})
+
+    def _ask(self, request: dict[str, Any]) -> Answer | None:
         try:
-            request = dry_request(model, fmt, settings)
             found = run_runner(
                 self.env,
-                "drydload.py",
+                "dryload.py",
                 request,
                 step="dry load",
                 cancel=self.cancel,
@@ -61,31 +68,37 @@ class DryLoad:
         return Answer(
             kv_cache_bytes=int(found["kv_cache_bytes"]),
             compute_bytes=int(found["compute_bytes"]),
-            weights_bytes=int(found["weights_bytes"]),
+            weights_bytes=found["weights_bytes"],
             state_bytes=int(found["state_bytes"]),
             output_bytes=int(found["output_bytes"]),
         )
 
 
 def dry_request(model: ModelFacts, fmt: str, settings: Settings) -> dict[str, Any]:
-    """The request of the ``drydload`` runner: the model's own file where it is GGUF, else a header made of its facts.
+    """The request of the ``dryload`` runner: the model's own file where it is GGUF, else a header made of its facts.
 
     Raises:
         AdvisorError: ``bad-option`` for a format that is not GGUF.
     """
     planned = assign(model, tensors(model), fmt, imatrix=False)
     request: dict[str, Any] = {
-        "context": settings.context,
-        "parallel": settings.parallel,
-        "batch": settings.batch,
-        "ubatch": settings.ubatch,
-        "kv_type": settings.kv_type,
+        **_sizes(settings),
         "tensors": [[a.tensor.name, list(a.tensor.shape), a.type] for a in planned],
     }
     if model.weights_format == "gguf" and model.path is not None:
         return {**request, "path": model.path}
     factors = [a.tensor.width for a in planned if a.tensor.name.startswith("rope_factors")]
     return {**request, "metadata": header(model, rotary=2 * factors[0] if factors else model.head_dim)}
+
+
+def _sizes(settings: Settings) -> dict[str, Any]:
+    return {
+        "context": settings.context,
+        "parallel": settings.parallel,
+        "batch": settings.batch,
+        "ubatch": settings.ubatch,
+        "kv_type": settings.kv_type,
+    }
 
 
 def header(model: ModelFacts, *, rotary: int) -> dict[str, Any]:

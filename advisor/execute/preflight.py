@@ -1,8 +1,7 @@
-"""Looked at before anything is fetched or made: disk, memory and port, against what the plan says it takes."""
+"""Looked at before anything is fetched or made: disk and memory, against what the plan says it takes."""
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 from advisor.errors import AdvisorError
@@ -69,33 +68,3 @@ def check_memory(plan: Plan, machine: Machine) -> None:
         hint=f"advisor recommend {plan.model} --max-memory {max(0, min(s['free_bytes'] for s in short.values()))}",
         data={"devices": short},
     )
-
-
-def check_port(host: str, port: int) -> None:
-    """Check that a server may listen at ``host``:``port``; 0 stands for any port and passes.
-
-    Raises:
-        AdvisorError: ``port-taken``, ``bad-option`` (no such address, or not a port), ``not-writable`` (the system
-            keeps ports below 1024 for the administrator).
-    """
-    if not 0 <= port <= 65535:
-        raise AdvisorError("bad-option", f"A port is between 0 and 65535, not {port}.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind((host, port))
-        except PermissionError as e:
-            raise AdvisorError(
-                "not-writable",
-                f"Port {port} is kept for the administrator; take one from 1024 up.",
-                hint="advisor up --port 8080",
-            ) from e
-        except OSError as e:
-            import errno
-
-            if e.errno == errno.EADDRINUSE:
-                raise AdvisorError(
-                    "port-taken", f"Port {port} on {host} is in use.", data={"host": host, "port": port}
-                ) from e
-            raise AdvisorError("bad-option", f"{host}:{port} is not an address here: {e.strerror or e}.") from e

@@ -15,13 +15,14 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from advisor import settings as settings_
 from advisor.errors import CATALOGUE, AdvisorError
 from advisor.events import Cancel, Reporter, safely
-from advisor.execute.disk import disk_errors
+from advisor.execute.disk import disk_errors, make_folders
 from advisor.execute.oom import oom_kills
 from advisor.execute.talk import Talk
 from advisor.facts.text import clean
@@ -92,12 +93,10 @@ def run(
     words = [os.fspath(a) for a in argv]
     kills = oom_kills()
     started = time.monotonic()
+    make_folders(log.parent)
     with disk_errors(log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        out = log.open("ab")
-    with out, tempfile.TemporaryFile() as stdin:
-        stdin.write(request)
-        stdin.seek(0)
+        out = log.open("ab", buffering=0)
+    with out, _spooled(request) as stdin:
         child = _Child(words, variables, cwd, stdin, out, on_line=on_line, on_message=on_message)
         try:
             child.wait(cancel, None if timeout_s is None else started + timeout_s)
@@ -118,6 +117,28 @@ def run(
     if check and done.returncode != 0:
         raise failure(done, words[0], step=step, code=code)
     return done
+
+
+def _spooled(request: bytes) -> IO[bytes]:
+    """A file without a name that holds ``request``, at its start.
+
+    Raises:
+        AdvisorError: ``disk-full`` or ``not-writable``, also where no folder for temporary files is usable.
+    """
+    try:
+        folder = Path(tempfile.gettempdir())
+    except OSError as e:
+        raise AdvisorError("not-writable", f"There is no folder for temporary files: {e.strerror}.") from e
+    with disk_errors(folder):
+        spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
+        try:
+            spool.write(request)
+            spool.seek(0)
+        except OSError:
+            with suppress(OSError):  # it tries to write once more
+                spool.close()
+            raise
+        return spool
 
 
 def failure(done: Completed, program: str, *, step: str, code: str = "step-failed") -> AdvisorError:
@@ -315,9 +336,12 @@ class _Child:
             self._selector.unregister(fd)
             return
         if fd == self._stdout and self._written < _LOG_LIMIT:
-            self._out.write(raw)
-            self._out.flush()
-            self._written += len(raw)
+            try:
+                self._out.write(raw)
+                self._written += len(raw)
+            except OSError:
+                # The log is secondary: where the disk is full, the command itself says so.
+                self._written = _LOG_LIMIT
         # A bar that redraws itself ends its lines with a carriage return.
         pending = self._pending[fd] + (raw.replace(b"\r", b"\n") if fd == self._stdout else raw)
         *lines, rest = pending.split(b"\n")

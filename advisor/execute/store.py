@@ -23,7 +23,7 @@ from advisor._version import __version__
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event, Reporter, safely
 from advisor.execute import owner
-from advisor.execute.disk import disk_errors, remove_tree, sync, tree_bytes, write_atomic
+from advisor.execute.disk import disk_errors, make_folders, remove_tree, sync, tree_bytes, write_atomic
 from advisor.execute.locks import locked, try_lock
 from advisor.facts.base import Shape, dumps_any, loads
 
@@ -173,8 +173,7 @@ class Store:
         self.path(key)
         with locked(self.root / "locks" / f"{key}.lock", cancel=cancel, on_wait=lambda: self._waiting(key)):
             tmp = self.root / "tmp" / f"{key}.{owner.me()}.{secrets.token_hex(4)}"
-            with disk_errors(tmp):
-                tmp.mkdir(parents=True, mode=0o700)
+            make_folders(tmp, mode=0o700)
             try:
                 with disk_errors(tmp):
                     yield tmp
@@ -200,7 +199,7 @@ class Store:
                 data=dict(manifest),
             )
             write_atomic(tmp / MANIFEST, whole.dumps())
-            final.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(final.parent)
         for _ in range(3):
             try:
                 with disk_errors(final):
@@ -247,8 +246,8 @@ class Store:
         """Forget an artifact. It vanishes by one rename first, so nobody finds it half removed."""
         folder = self.path(key)
         gone = self.root / "tmp" / f"{key}.{owner.me()}.{secrets.token_hex(4)}"
+        make_folders(gone.parent)
         with disk_errors(folder), suppress(FileNotFoundError):
-            gone.parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder, gone)  # noqa: PTH105
         remove_tree(gone)
 
@@ -289,8 +288,8 @@ class Store:
 
     def _quarantine(self, folder: Path, why: str) -> None:
         target = self.root / "quarantine" / f"{folder.name}.{secrets.token_hex(4)}"
+        make_folders(target.parent)
         with disk_errors(folder), suppress(FileNotFoundError):
-            target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder, target)  # noqa: PTH105
         self._report(
             Event(kind="warning", step="store", message=f"{folder.name} was set aside and is made anew: {why}")

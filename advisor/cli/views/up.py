@@ -30,7 +30,13 @@ def up(page: Page, done: UpResult, *, verbose: bool = False) -> None:
         quality.verification(page, done.verification, verbose=verbose)
     name = done.deployment.name
     page.blank()
-    page.text(f"Stop it: advisor down {name}   Look at it: advisor status {name}   Log: advisor logs {name} -f", FAINT)
+    page.fields(
+        (
+            ("stop it", f"advisor down {name}"),
+            ("look at it", f"advisor status {name}"),
+            ("read its log", f"advisor logs {name} -f"),
+        )
+    )
 
 
 def _address(page: Page, deployment: Deployment) -> None:

@@ -18,7 +18,7 @@ from advisor.model.gguf import read_header
 from tests.unit.backends.support import runner
 
 MIN = runner("gguf_min")
-DRY = runner("drydload")
+DRY = runner("dryload")
 PROTOCOL = runner("protocol")
 CONVERT = runner("convert")
 HERE = Env(name="here", path=sys.prefix, python=sys.executable)
@@ -107,7 +107,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     assert e.value.code == "pickle-refused"
 
 
-@pytest.mark.parametrize("script", ["validate.py", "logits.py", "drydload.py", "health_llama.py"])
+@pytest.mark.parametrize("script", ["validate.py", "logits.py", "dryload.py", "health_llama.py"])
 def test_an_environment_without_the_engine_is_named_as_such(tmp_path: Path, script: str) -> None:
     text = tmp_path / "t.txt"
     text.write_text("words")

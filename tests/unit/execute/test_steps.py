@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event
 from advisor.execute.journal import Journal
-from advisor.execute.preflight import check_disk, check_port
+from advisor.execute.preflight import check_disk
 from advisor.execute.steps import Outcome, Step, Steps
 
 
@@ -96,19 +95,3 @@ def test_disk_preflight(tmp_path: Path) -> None:
     assert e.value.code == "disk-full"
     assert e.value.data["short_by"] > 0
     assert "GiB" in e.value.message
-
-
-def test_port_preflight() -> None:
-    check_port("127.0.0.1", 0)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        s.listen()
-        port = s.getsockname()[1]
-        with pytest.raises(AdvisorError) as e:
-            check_port("127.0.0.1", port)
-        assert e.value.code == "port-taken"
-    check_port("127.0.0.1", port)
-    for host, number in (("127.0.0.1", 70000), ("203.0.113.7", 8080)):
-        with pytest.raises(AdvisorError) as e:
-            check_port(host, number)
-        assert e.value.code == "bad-option"

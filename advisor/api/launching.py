@@ -1,0 +1,180 @@
+"""Launching a plan's runtime, and the first question to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from advisor.api.making import Made
+from advisor.errors import AdvisorError
+from advisor.facts.model import ModelFacts
+from advisor.facts.plan import Plan
+from advisor.facts.results import Deployment
+
+if TYPE_CHECKING:
+    from advisor.backends.base import Runtime
+    from advisor.deploy.manager import Deployments
+    from advisor.deploy.spec import LaunchSpec
+    from advisor.execute.envs import Env
+    from advisor.execute.steps import Steps
+    from advisor.settings import Settings
+
+_READY_TIMEOUT_S: Final = 900.0
+
+
+class Endpoint(NamedTuple):
+    """Where to serve; ``explicit``: the user named the port, so no other one is taken instead."""
+
+    host: str
+    port: int
+    explicit: bool
+
+
+def deployment_name(model: ModelFacts) -> str:
+    """The name that a deployment gets when none is given: the model's, without its owner, in lower case."""
+    from advisor.deploy.spec import slug
+
+    return slug(model.name.rsplit("/", 1)[-1])
+
+
+def endpoint_of(settings: Settings, host: str | None, port: int | None) -> Endpoint:
+    """Where to serve: as asked, else as set."""
+    named = port is not None or settings.values["port"].origin != "default"
+    return Endpoint(
+        host or str(settings.get("host")), port if port is not None else int(settings.get("port")), explicit=named
+    )
+
+
+def free_port(deployments: Deployments, name: str, endpoint: Endpoint) -> int:
+    """The port to serve on. One that the deployment ``name`` itself has is its own affair: launching looks at that.
+
+    Raises:
+        AdvisorError: ``port-taken`` or ``bad-option``.
+    """
+    from advisor.deploy import ports
+
+    if endpoint.explicit and any(d.name == name and d.port == endpoint.port for d in deployments.list()):
+        return endpoint.port
+    return ports.choose(*endpoint[:2], explicit=endpoint.explicit, avoid=deployments.spoken_for())
+
+
+def launch(
+    settings: Settings,
+    steps: Steps,
+    deployments: Deployments,
+    plan: Plan,
+    model: ModelFacts,
+    made: Made,
+    env: Env,
+    name: str,
+    endpoint: Endpoint,
+) -> tuple[Deployment, str | None]:
+    """Start the plan's runtime under supervision, as a step; the deployment and its key, where it has one.
+
+    Raises:
+        AdvisorError: as ``Deployments.launch``, with the runtime's own diagnosis of its log.
+    """
+    from advisor.backends.registry import runtimes
+    from advisor.deploy import ports
+    from advisor.execute.steps import Outcome, Step
+
+    runtime = runtimes()[plan.runtime]
+    at_host, _, explicit = endpoint
+    key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
+
+    def run() -> Outcome[Deployment]:
+        at = free_port(deployments, name, endpoint)
+
+        def spec_at(p: int) -> LaunchSpec:
+            return _spec(plan, model, made, env, runtime, name, at_host, p, explicit=explicit, key_file=key_file)
+
+        started = deployments.launch(
+            spec_at(at),
+            ready=runtime.ready,
+            reporter=steps.reporter,
+            cancel=steps.cancel,
+            at_port=None if explicit else spec_at,
+        )
+        return Outcome(started, detail=f"{started.name} at {started.url}")
+
+    try:
+        started = steps.do(Step("launch", run))
+    except AdvisorError as e:
+        found = runtime.diagnose("\n".join((e.message, *e.context)))
+        if found is not None:
+            e.context = (*e.context, f"diagnosis ({found.code}): {found.message}", f"remedy: {found.remedy}")
+            e.data["finding"] = found.to_json()
+        raise
+    return started, read_key(started.api_key_file)
+
+
+def _spec(
+    plan: Plan,
+    model: ModelFacts,
+    made: Made,
+    env: Env,
+    runtime: Runtime,
+    name: str,
+    host: str,
+    port: int,
+    *,
+    explicit: bool,
+    key_file: str | None,
+) -> LaunchSpec:
+    from advisor.deploy.spec import LaunchSpec
+    from advisor.execute.proc import RUNNERS
+    from advisor.settings import child_environment
+
+    served_as = deployment_name(model)
+    command = runtime.serve(
+        plan.settings,
+        model_path=str(made.artifact),
+        model_name=served_as,
+        host=host,
+        port=port,
+        python=env.python,
+        runner=str(RUNNERS / "serve_llama.py"),
+        api_key_file=key_file,
+    )
+    return LaunchSpec(
+        name=name,
+        plan_id=plan.id,
+        model=served_as,
+        artifact=str(made.artifact),
+        runtime=plan.runtime,
+        argv=command.argv,
+        env={**child_environment(), **command.env},
+        cwd=command.cwd,
+        host=host,
+        port=port,
+        port_explicit=explicit,
+        health_path=runtime.health_path,
+        ready_timeout_s=_READY_TIMEOUT_S,
+        api_key_file=key_file,
+    )
+
+
+def read_key(path: str | None) -> str | None:
+    """The key in a file, ``None`` without one."""
+    return Path(path).read_text(encoding="utf-8").strip() if path else None
+
+
+def smoke(steps: Steps, deployments: Deployments, deployment: Deployment, model: ModelFacts, key: str | None) -> str:
+    """Ask the endpoint a question, as a step; its answer.
+
+    Raises:
+        AdvisorError: ``smoke-failed``.
+    """
+    from advisor.deploy.client import smoke
+    from advisor.execute.steps import Outcome, Step
+
+    def run() -> Outcome[str]:
+        reply = smoke(
+            deployment.openai_base_url,
+            deployment.model,
+            has_chat_template=model.chat_template is not False,
+            api_key=key,
+        )
+        return Outcome(reply.text, detail=reply.text)
+
+    return steps.do(Step("smoke", run))
