@@ -105,16 +105,21 @@ def _expanded(given: str) -> Path:
 
 
 def _possible(folder: Path) -> Path:
-    """``folder``, if a folder can have such a name at all; whether it is there or can be written shows later."""
+    """``folder``, if files can be kept under such a name at all; whether it is there or can be written shows later."""
+    why = None
+    if clean(str(folder), None, one_line=False) != str(folder) or "\n" in str(folder):
+        why = "the path has characters that are not text"  # JSON and logs, which name it, could not tell it
     try:
         folder.lstat()
     except OSError as e:
         if e.errno == errno.ENAMETOOLONG:
-            raise AdvisorError(
-                "no-home",
-                f"No files can be kept in {clean(str(folder))}: the path is too long.",
-                hint="ADVISOR_HOME=/var/lib/advisor advisor paths",
-            ) from e
+            why = "the path is too long"
+    if why is not None:
+        raise AdvisorError(
+            "no-home",
+            f"No files can be kept in {clean(str(folder))}: {why}.",
+            hint="ADVISOR_HOME=/var/lib/advisor advisor paths",
+        )
     return folder
 
 
@@ -122,7 +127,7 @@ def find_paths(env: Mapping[str, str] | None = None) -> Paths:
     """Locate the folders: ``ADVISOR_HOME`` holds all three, else the XDG folders, else the home folder's usual ones.
 
     Raises:
-        AdvisorError: ``no-home`` when none of them is set, or the path is longer than the system can take.
+        AdvisorError: ``no-home`` when none of them is set, or it is too long or not text.
     """
     env = os.environ if env is None else env
     if env.get("ADVISOR_HOME"):
@@ -287,6 +292,15 @@ def child_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     out["PYTHONNOUSERSITE"] = "1"
     out["PYTHONUTF8"] = "1"
     return out
+
+
+def server_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a model server starts from: as ``child_environment``, without what only installers need.
+
+    Package indexes and proxies may carry a login, and a server's environment is kept in its deployment.
+    """
+    child = child_environment(env)
+    return {k: v for k, v in child.items() if not k.startswith(("PIP_", "UV_")) and not k.lower().endswith("_proxy")}
 
 
 def visible_devices(env: Mapping[str, str] | None = None) -> str | None:

@@ -55,7 +55,7 @@ def _folders(s: Settings) -> list[Check]:
         there = path
         while not there.exists() and there != there.parent:
             there = there.parent
-        ok = os.access(there, os.W_OK)
+        ok = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
         out.append(
             Check(
                 name=f"{kind} folder",

@@ -46,14 +46,16 @@ def endpoint_of(settings: Settings, host: str | None, port: int | None) -> Endpo
 
 
 def free_port(deployments: Deployments, name: str, endpoint: Endpoint) -> int:
-    """The port to serve on. One that the deployment ``name`` itself has is its own affair: launching looks at that.
+    """The port to serve on. One that the deployment ``name`` itself holds is its own affair: launching looks at that.
 
     Raises:
         AdvisorError: ``port-taken`` or ``bad-option``.
     """
     from advisor.deploy import ports
 
-    if endpoint.explicit and any(d.name == name and d.port == endpoint.port for d in deployments.list()):
+    ended = ("stopped", "failed", "lost")
+    own = {d.port for d in deployments.list() if d.name == name and d.state not in ended}
+    if endpoint.explicit and endpoint.port in own:
         return endpoint.port
     return ports.choose(*endpoint[:2], explicit=endpoint.explicit, avoid=deployments.spoken_for())
 
@@ -123,7 +125,7 @@ def _spec(
 ) -> LaunchSpec:
     from advisor.deploy.spec import LaunchSpec
     from advisor.execute.proc import RUNNERS
-    from advisor.settings import child_environment
+    from advisor.settings import server_environment
 
     served_as = deployment_name(model)
     command = runtime.serve(
@@ -143,7 +145,7 @@ def _spec(
         artifact=str(made.artifact),
         runtime=plan.runtime,
         argv=command.argv,
-        env={**child_environment(), **command.env},
+        env={**server_environment(), **command.env},
         cwd=command.cwd,
         host=host,
         port=port,

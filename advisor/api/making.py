@@ -223,15 +223,22 @@ def prove(
 
     logs = settings.paths.logs / "steps"
 
+    store = Store(settings.paths.store, reporter=steps.reporter)
+
     def validate() -> Outcome[None]:
-        answer = making.validate_artifact(
-            env,
-            made.artifact,
-            log=logs / "validate.log",
-            threads=threads,
-            reporter=steps.reporter,
-            cancel=steps.cancel,
-        )
+        try:
+            answer = making.validate_artifact(
+                env,
+                made.artifact,
+                log=logs / "validate.log",
+                threads=threads,
+                reporter=steps.reporter,
+                cancel=steps.cancel,
+            )
+        except AdvisorError as e:
+            if e.code == "artifact-invalid":
+                store.withdraw(made.artifact, "it does not load and decode")
+            raise
         return Outcome(None, detail=f"loads and decodes {answer.get('tokens', '')} tokens".replace("  ", " "))
 
     steps.do(Step("validate", validate))
@@ -246,7 +253,7 @@ def prove(
             fmt=fmt,
             log=logs / "verify.log",
             imatrix=made.imatrix,
-            store=Store(settings.paths.store, reporter=steps.reporter),
+            store=store,
             text=texts.verification_text(text),
             chunks=chunks or verifying.CHUNKS,
             threads=threads,

@@ -78,11 +78,12 @@ def up(
     from advisor.execute.steps import Outcome, Step, Steps
 
     s = load_settings(settings)
-    if hardware and tuple(hardware) != ("this",):
+    if (hardware and tuple(hardware) != ("this",)) or not (memory is vram is bandwidth is None):
         raise AdvisorError(
             "contradictory-options",
-            f"`up` works on this machine; --hardware {' '.join(hardware)} describes another one.",
-            hint="advisor recommend MODEL --hardware " + " ".join(hardware),
+            "`up` works on this machine as it is; --hardware, --memory, --vram and --bandwidth describe another one.",
+            context=["--max-memory keeps a plan below a size"],
+            hint=f"advisor recommend {model_or_plan if isinstance(model_or_plan, str) else DEFAULT_MODEL}",
         )
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
 

@@ -31,7 +31,7 @@ _CHOICE: Final = (
 )
 _WISHES: Final = (
     click.option("--goal", type=GOAL, default="chat", show_default=True, help="What it is for; see `goals list`."),
-    click.option("--context", type=TOKENS, help="Tokens of context for all slots together (8192, 32k)."),
+    click.option("--context", type=TOKENS, help="Tokens of context of each conversation (8192, 32k)."),
     click.option("--parallel", type=COUNT, help="Requests served at the same time."),
     click.option("--min-tps", type=click.FloatRange(min=0, min_open=True), help="Decode at least so many tokens/s."),
     click.option("--max-memory", type=SIZE, help="Use at most this much memory in all."),

@@ -11,7 +11,7 @@ BLOT: Final = "[redacted]"
 _NAME: Final = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|ACCESS_?KEY)(?:_ID)?$", re.IGNORECASE)
 _HUB_TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
 _BEARER: Final = re.compile(r"(?i)\b(bearer|authorization:\s*\w+)\s+[A-Za-z0-9._~+/=-]{8,}")
-_URL_LOGIN: Final = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_URL_LOGIN: Final = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 # Shorter values would blot out ordinary words.
 _SHORTEST: Final = 8
 

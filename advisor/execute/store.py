@@ -251,6 +251,20 @@ class Store:
             os.replace(folder, gone)  # noqa: PTH105
         remove_tree(gone)
 
+    def withdraw(self, file: Path, why: str) -> bool:
+        """Set aside the artifact that ``file`` belongs to, because it proved unusable: it is not found again.
+
+        Returns whether ``file`` belongs to an artifact of this store.
+
+        Raises:
+            AdvisorError: ``disk-full`` or ``not-writable``.
+        """
+        home = self.root / "artifacts"
+        if home not in file.parents:
+            return False
+        self._quarantine(home / file.relative_to(home).parts[0], why)
+        return True
+
     def gc(self, *, quarantine: bool = True) -> Collected:
         """Remove what dead processes left behind and, with ``quarantine``, what was set aside as damaged.
 

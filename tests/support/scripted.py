@@ -1,4 +1,4 @@
-"""The real command line over scripted runners: no managed environment, no download, no model, and bad habits on request.
+"""The real command line over scripted runners: no managed environment, no download, and bad habits on request.
 
 ``python -m tests.support.scripted FOLDER WORDS...`` is ``advisor WORDS...`` where every managed environment is the
 interpreter that runs the tests and the runners are those in FOLDER, which ``runners`` writes. What a runner does wrong
