@@ -33,7 +33,7 @@ def bundle_or_probe(path: Path | None, settings: Settings) -> tuple[Machine, tup
         AdvisorError: ``bad-machine-file`` or ``file-not-found``.
     """
     if path is not None:
-        from advisor.probe.record import load_machine
+        from advisor.probes.record import load_machine
 
         probed = load_machine(path)
         return probed.machine, probed.warnings, False
@@ -44,8 +44,8 @@ def this_machine(settings: Settings) -> tuple[Machine, tuple[Warning_, ...]]:
     """Probe this machine; bandwidth comes from the measurement of this boot, where there was one."""
     import msgspec
 
-    from advisor.probe import bandwidth
-    from advisor.probe.detect import detect
+    from advisor.probes import bandwidth
+    from advisor.probes.detect import detect
 
     probed = detect(visible=settings_module.visible_devices())
     machine = probed.machine

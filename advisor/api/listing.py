@@ -39,7 +39,7 @@ def goals(*, settings: Settings | None = None) -> tuple[Goal, ...]:
 
 def hardware(*, settings: Settings | None = None) -> tuple[HardwareInfo, ...]:
     """All hardware profiles, by id."""
-    from advisor.probe import catalog
+    from advisor.probes import catalog
 
     s = load_settings(settings)
     overlay = datafiles.overlay_dir(s.paths.config, "profiles/hardware")
@@ -61,7 +61,7 @@ def hardware_show(name: str, *, settings: Settings | None = None) -> HardwareInf
     Raises:
         AdvisorError: ``hardware-not-found`` with near misses.
     """
-    from advisor.probe import catalog
+    from advisor.probes import catalog
 
     s = load_settings(settings)
     p = catalog.find(name, overlay=datafiles.overlay_dir(s.paths.config, "profiles/hardware"))

@@ -53,11 +53,11 @@ def probe(
         )
     warnings: tuple[Warning_, ...] = ()
     if record is not None:
-        from advisor.probe.record import record as write_bundle
+        from advisor.probes.record import record as write_bundle
 
         write_bundle(record)
     if measure:
-        from advisor.probe import bandwidth
+        from advisor.probes import bandwidth
 
         result = bandwidth.measure(cache_dir=Path(s.paths.cache))
         if not result.stable:
@@ -102,7 +102,7 @@ def target_machine(
     named = tuple(h for h in hardware if h != "this")
     if not named and memory is None and vram is None and bandwidth is None:
         return base, warnings, here
-    from advisor.probe.catalog import machine_from
+    from advisor.probes.catalog import machine_from
 
     return machine_from(named, memory=memory, vram=vram, bandwidth=bandwidth, base=base), warnings, False
 

@@ -65,7 +65,7 @@ def test_a_damaged_kept_plan_is_said_to_be_damaged(raw: bytes) -> None:
         api.up(plan.id)
     assert caught.value.code == "state-unreadable"
     api.recommend(EIGHT_B)
-    assert keeping.find(mine, plan.id).plan == plan, "the next recommendation mends it"
+    assert keeping.find(mine, plan.id).plan.id == plan.id, "the next recommendation mends it"
 
 
 def test_a_plan_that_is_not_kept() -> None:
@@ -152,6 +152,15 @@ def test_the_library_prints_nothing_and_leaves_the_environment_alone(capfd: pyte
     advisor.deployments()
     assert capfd.readouterr() == ("", "")
     assert dict(os.environ) == before
+
+
+def test_no_function_of_the_library_shares_its_name_with_a_package() -> None:
+    """Importing a subpackage would replace the function of its name."""
+    import pkgutil
+
+    packages = {m.name for m in pkgutil.iter_modules(advisor.__path__)}
+    assert not packages & set(advisor.__all__)
+    assert not {m.name for m in pkgutil.iter_modules(api.__path__)} & set(api.__all__)
 
 
 def test_estimate_makes_no_choice() -> None:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.facts.machine import Device, HostMemory, Provenance
-from advisor.probe.ask import nvml_reply
-from advisor.probe.detect import Probed, detect
-from advisor.probe.nvidia import Entry, select
-from advisor.probe.sanity import Notes
-from tests.unit.probe.fake import GIB, FakeSource
+from advisor.probes.ask import nvml_reply
+from advisor.probes.detect import Probed, detect
+from advisor.probes.nvidia import Entry, select
+from advisor.probes.sanity import Notes
+from tests.unit.probes.fake import GIB, FakeSource
 
 MIB = 1 << 20
 
@@ -308,7 +308,7 @@ def test_the_helper_names_the_drivers_error() -> None:
 
 
 def test_a_limit_of_the_group_counts_for_a_unified_device() -> None:
-    from advisor.probe.nvidia import read_nvidia
+    from advisor.probes.nvidia import read_nvidia
 
     source = FakeSource(
         present=("/dev/nvidiactl",), nvml={"devices": [gpu(name="NVIDIA GB10", memory={"error": "NOT_SUPPORTED"})]}

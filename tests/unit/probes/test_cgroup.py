@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.probe import cgroup
-from advisor.probe.cpu import granted
-from advisor.probe.memory import read_memory
-from advisor.probe.sanity import Notes
-from tests.unit.probe.fake import GIB, FakeSource
+from advisor.probes import cgroup
+from advisor.probes.cpu import granted
+from advisor.probes.memory import read_memory
+from advisor.probes.sanity import Notes
+from tests.unit.probes.fake import GIB, FakeSource
 
 V2 = "29 22 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 TOP = "/sys/fs/cgroup"

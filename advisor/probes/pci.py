@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 
 from advisor.facts.machine import Device, DeviceMemory
 from advisor.facts.words import Vendor
-from advisor.probe.sanity import Notes
-from advisor.probe.source import Source
+from advisor.probes.sanity import Notes
+from advisor.probes.source import Source
 
 _FOLDER: Final = "/sys/bus/pci/devices"
 _MAKERS: Final[dict[int, tuple[Vendor, str]]] = {

@@ -10,11 +10,11 @@ import pytest
 from advisor.facts.base import loads
 from advisor.facts.machine import Machine
 from advisor.facts.plan import Warning_
-from advisor.probe.detect import detect
-from advisor.probe.record import load_machine
-from advisor.probe.sanity import Notes, sane_machine
-from advisor.probe.source import BundleSource
-from tests.unit.probe.fake import GIB, MACHINES
+from advisor.probes.detect import detect
+from advisor.probes.record import load_machine
+from advisor.probes.sanity import Notes, sane_machine
+from advisor.probes.source import BundleSource
+from tests.unit.probes.fake import GIB, MACHINES
 
 BUNDLES = sorted(p.name for p in MACHINES.iterdir() if p.is_dir())
 

@@ -7,9 +7,9 @@ from typing import Final
 
 from advisor.errors import AdvisorError
 from advisor.facts.machine import HostMemory
-from advisor.probe import cgroup
-from advisor.probe.sanity import Notes
-from advisor.probe.source import Platform, Source
+from advisor.probes import cgroup
+from advisor.probes.sanity import Notes
+from advisor.probes.source import Platform, Source
 
 _LINE: Final = re.compile(r"^([A-Za-z]\w*(?:\(\w+\))?):\s+(\d{1,18})(?:\s+kB)?\s*$", re.ASCII)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from advisor.errors import AdvisorError
-from advisor.probe.detect import detect
-from advisor.probe.source import MAX_TEXT_BYTES, BundleSource, LiveSource
-from tests.unit.probe.fake import MACHINES, FakeSource
+from advisor.probes.detect import detect
+from advisor.probes.source import MAX_TEXT_BYTES, BundleSource, LiveSource
+from tests.unit.probes.fake import MACHINES, FakeSource
 
 
 def helper(folder: Path, body: str) -> LiveSource:
@@ -95,8 +95,8 @@ def test_files_that_are_missing_folders_pipes_or_endless(tmp_path: Path) -> None
 def test_probing_this_machine_loads_no_driver_binding_and_starts_nothing() -> None:
     code = (
         "import sys, json\n"
-        "from advisor.probe.detect import detect\n"
-        "from advisor.probe.source import LiveSource\n"
+        "from advisor.probes.detect import detect\n"
+        "from advisor.probes.source import LiveSource\n"
         "class NoDevice(LiveSource):\n"
         "    def exists(self, path, /): return False if path.startswith('/dev/') else super().exists(path)\n"
         "    def names(self, path, /): return ()\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from advisor.probe import cgroup
+from advisor.probes import cgroup
 
 _CPUINFO: Final = frozenset(
     (

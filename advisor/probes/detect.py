@@ -9,12 +9,12 @@ import msgspec
 from advisor.facts.machine import Device, Host, Machine
 from advisor.facts.plan import Warning_
 from advisor.facts.text import clean
-from advisor.probe.cpu import read_cpu
-from advisor.probe.memory import read_memory
-from advisor.probe.nvidia import read_nvidia
-from advisor.probe.pci import read_others, read_pci
-from advisor.probe.sanity import Notes
-from advisor.probe.source import LiveSource, Source
+from advisor.probes.cpu import read_cpu
+from advisor.probes.memory import read_memory
+from advisor.probes.nvidia import read_nvidia
+from advisor.probes.pci import read_others, read_pci
+from advisor.probes.sanity import Notes
+from advisor.probes.source import LiveSource, Source
 
 _SYSTEMS: Final[dict[str, str]] = {"Linux": "linux", "Darwin": "darwin", "Windows": "windows"}
 
@@ -84,7 +84,7 @@ def _devices(source: Source, host: Host, notes: Notes, *, deadline_s: float, vis
     found = read_nvidia(source, pci, host.memory, notes, deadline_s=deadline_s, visible=visible)
     found += read_others(source, pci, notes)
     if host.os == "darwin":
-        from advisor.probe.apple import read_apple
+        from advisor.probes.apple import read_apple
 
         found += read_apple(host, notes)
     if not found:

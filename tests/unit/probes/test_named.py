@@ -6,10 +6,10 @@ import pytest
 
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
-from advisor.probe.catalog import machine_from, names
-from advisor.probe.record import load_machine
-from advisor.probe.sanity import Notes, sane_machine
-from tests.unit.probe.fake import GIB, MACHINES
+from advisor.probes.catalog import machine_from, names
+from advisor.probes.record import load_machine
+from advisor.probes.sanity import Notes, sane_machine
+from tests.unit.probes.fake import GIB, MACHINES
 
 SERVER = load_machine(MACHINES / "cgroup-v2-limit").machine
 DESKTOP = load_machine(MACHINES / "rtx-4090-desktop").machine

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from advisor import datafiles
 from advisor.errors import AdvisorError
-from advisor.probe import catalog
-from advisor.probe.catalog import build_index, find, match_driver_name, names, summaries
-from advisor.probe.profiles import check, load, normal
+from advisor.probes import catalog
+from advisor.probes.catalog import build_index, find, match_driver_name, names, summaries
+from advisor.probes.profiles import check, load, normal
 
 FOLDER = datafiles.profiles_dir("hardware")
 PATHS = sorted(FOLDER.glob("*.yaml"))
@@ -23,7 +23,7 @@ GIB = 1 << 30
 
 def test_the_index_is_up_to_date() -> None:
     same = (FOLDER / catalog.INDEX).read_bytes() == build_index(FOLDER)
-    assert same, "the index of hardware profiles is stale: run  python -m advisor.probe.catalog"
+    assert same, "the index of hardware profiles is stale: run  python -m advisor.probes.catalog"
 
 
 def test_there_are_as_many_devices_as_were_reviewed() -> None:
@@ -134,7 +134,7 @@ def test_finding_one_profile_reads_one_profile() -> None:
         "opened = []\n"
         "real = Path.open\n"
         "Path.open = lambda self, *a, **k: (opened.append(self.name), real(self, *a, **k))[1]\n"
-        "from advisor.probe.catalog import find\n"
+        "from advisor.probes.catalog import find\n"
         "assert find('NVIDIA GeForce RTX 4090').id == 'rtx-4090'\n"
         "assert [n for n in opened if n.endswith('.yaml')] == ['rtx-4090.yaml'], opened\n"
     )

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from advisor.facts.machine import Cpu
 from advisor.facts.text import clean
-from advisor.probe import cgroup
-from advisor.probe.sanity import Notes, within
-from advisor.probe.source import Platform, Source
+from advisor.probes import cgroup
+from advisor.probes.sanity import Notes, within
+from advisor.probes.source import Platform, Source
 
 # Kernel flag names that change which kernels run or how fast they are; all others are left out.
 ISA: Final[tuple[str, ...]] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from advisor.probe.source import Platform
+from advisor.probes.source import Platform
 
 MACHINES = Path(__file__).parents[2] / "fixtures" / "machines"
 GIB = 1 << 30

@@ -20,10 +20,10 @@ from advisor.errors import AdvisorError
 from advisor.events import Cancel
 from advisor.facts.base import Shape, loads
 from advisor.facts.quantity import Quantity
-from advisor.probe.cpu import granted_now
-from advisor.probe.memory import read_memory
-from advisor.probe.sanity import Notes, within
-from advisor.probe.source import LiveSource, Source
+from advisor.probes.cpu import granted_now
+from advisor.probes.memory import read_memory
+from advisor.probes.sanity import Notes, within
+from advisor.probes.source import LiveSource, Source
 
 WORKING_SET_BYTES: Final = 512 << 20
 # Below this a last-level cache could hold a good part of it.

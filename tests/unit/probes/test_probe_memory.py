@@ -6,10 +6,10 @@ import pytest
 
 from advisor.errors import AdvisorError
 from advisor.facts.machine import HostMemory
-from advisor.probe.memory import meminfo, read_memory
-from advisor.probe.sanity import Notes
-from advisor.probe.source import Platform
-from tests.unit.probe.fake import GIB, FakeSource
+from advisor.probes.memory import meminfo, read_memory
+from advisor.probes.sanity import Notes
+from advisor.probes.source import Platform
+from tests.unit.probes.fake import GIB, FakeSource
 
 
 def read(text: str, platform: Platform | None = None) -> tuple[HostMemory, Notes]:

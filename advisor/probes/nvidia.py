@@ -7,10 +7,10 @@ from typing import Any, Final, NamedTuple
 from advisor.facts.machine import Device, DeviceMemory, HostMemory, Link
 from advisor.facts.quantity import Quantity, exact
 from advisor.facts.text import clean
-from advisor.probe.pci import PciDevice
-from advisor.probe.profiles import HardwareProfile
-from advisor.probe.sanity import Notes, within
-from advisor.probe.source import Source
+from advisor.probes.pci import PciDevice
+from advisor.probes.profiles import HardwareProfile
+from advisor.probes.sanity import Notes, within
+from advisor.probes.source import Source
 
 VENDOR: Final = 0x10DE
 _CERTAIN: Final = ("/dev/nvidiactl", "/proc/driver/nvidia/version")
@@ -156,7 +156,7 @@ def _device(entry: Entry, host: HostMemory, driver: str | None, notes: Notes) ->
 def _profile(raw: dict[str, Any], total: int | None) -> HardwareProfile | None:
     # Imported here: the catalogue is of no use on a machine without a device.
     from advisor.errors import AdvisorError
-    from advisor.probe.catalog import match_driver_name
+    from advisor.probes.catalog import match_driver_name
 
     try:
         return match_driver_name(raw["name"], total) if isinstance(raw.get("name"), str) else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from advisor.facts.machine import Cpu
-from advisor.probe.cpu import ISA, cpu_list, read_cpu
-from advisor.probe.detect import detect
-from advisor.probe.sanity import Notes
-from advisor.probe.source import Platform
-from tests.unit.probe.fake import GIB, FakeSource
+from advisor.probes.cpu import ISA, cpu_list, read_cpu
+from advisor.probes.detect import detect
+from advisor.probes.sanity import Notes
+from advisor.probes.source import Platform
+from tests.unit.probes.fake import GIB, FakeSource
 
 
 def read(source: FakeSource) -> Cpu:

@@ -17,7 +17,7 @@ from advisor.facts.base import Shape, from_json
 from advisor.facts.quantity import Quantity, exact
 from advisor.facts.text import clean
 from advisor.facts.words import Vendor
-from advisor.probe.sanity import within
+from advisor.probes.sanity import within
 
 MAX_PROFILE_BYTES: Final = 1 << 16
 _MAKERS: Final = re.compile(r"^(nvidia|amd|intel|apple)-")

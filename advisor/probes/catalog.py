@@ -1,7 +1,7 @@
 """Devices by name: one profile a file in ``profiles/hardware``, found by id, alias or the maker's name.
 
 Reading YAML costs a millisecond a file, so names are looked up in ``index.json`` (made from the profiles by
-``python -m advisor.probe.catalog``, checked by a test) and only the profile that was asked for is read. A profile that
+``python -m advisor.probes.catalog``, checked by a test) and only the profile that was asked for is read. A profile that
 the index does not know yet is still found by its id. Profiles of the user's own folder come first.
 """
 
@@ -21,8 +21,8 @@ from advisor.facts.base import Shape, from_json
 from advisor.facts.machine import Machine
 from advisor.facts.text import clean
 from advisor.facts.words import Vendor
-from advisor.probe.named import machine_of
-from advisor.probe.profiles import HardwareProfile, load, normal, spellings
+from advisor.probes.named import machine_of
+from advisor.probes.profiles import HardwareProfile, load, normal, spellings
 
 INDEX: Final = "index.json"
 MAX_DEVICES: Final = 64

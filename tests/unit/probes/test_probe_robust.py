@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.probe.detect import detect
-from advisor.probe.source import BundleSource
-from tests.unit.probe.fake import MACHINES, FakeSource
+from advisor.probes.detect import detect
+from advisor.probes.source import BundleSource
+from tests.unit.probes.fake import MACHINES, FakeSource
 
 BUNDLES = ("cgroup-v1-limit-and-quota", "cgroup-v2-limit", "rtx-4090-desktop")
 

@@ -8,7 +8,7 @@ import msgspec
 
 from advisor.facts.machine import Device, DeviceMemory, Host
 from advisor.facts.quantity import Quantity
-from advisor.probe.sanity import Notes
+from advisor.probes.sanity import Notes
 
 
 def read_apple(host: Host, notes: Notes) -> tuple[Device, ...]:
@@ -21,8 +21,8 @@ def read_apple(host: Host, notes: Notes) -> tuple[Device, ...]:
     if host.os != "darwin" or match is None:
         return ()
     # Imported here: the catalogue is of no use on any other machine.
-    from advisor.probe.catalog import find, names
-    from advisor.probe.named import device_of
+    from advisor.probes.catalog import find, names
+    from advisor.probes.named import device_of
 
     chip = match[1].lower().replace(" ", "-")
     known = [find(i) for i in names() if re.fullmatch(rf"{chip}(-\d+)?", i)]

@@ -9,9 +9,9 @@ import pytest
 
 from advisor.errors import AdvisorError
 from advisor.events import Cancel
-from advisor.probe import bandwidth
-from advisor.probe.bandwidth import Bandwidth, ThreadFigure, cached, measure
-from tests.unit.probe.fake import FakeSource
+from advisor.probes import bandwidth
+from advisor.probes.bandwidth import Bandwidth, ThreadFigure, cached, measure
+from tests.unit.probes.fake import FakeSource
 
 BOOT = "/proc/sys/kernel/random/boot_id"
 SMALL = 8 << 20

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.errors import AdvisorError
-from advisor.probe.record import load_machine, record
-from advisor.probe.scrub import Scrubber
-from tests.unit.probe.fake import GIB, MACHINES, FakeSource
+from advisor.probes.record import load_machine, record
+from advisor.probes.scrub import Scrubber
+from tests.unit.probes.fake import GIB, MACHINES, FakeSource
 
 ID = "4f1c0d2e9b8a7766554433221100ffeeddccbbaa99887766554433221100ffee"
 UUID = "8932f937-d72c-4106-c12f-20bd9faed9f6"
@@ -82,7 +82,7 @@ def test_no_name_is_left_in_a_recording(tmp_path: Path) -> None:
 
 
 def test_replay_of_every_bundle_through_the_recorder_changes_nothing(tmp_path: Path) -> None:
-    from advisor.probe.source import BundleSource
+    from advisor.probes.source import BundleSource
 
     for path in sorted(p for p in MACHINES.iterdir() if p.is_dir()):
         again = record(tmp_path / path.name, source=BundleSource(path))

@@ -9,8 +9,8 @@ import msgspec
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Cpu, Device, DeviceMemory, Host, HostMemory, Link, Machine, Provenance
 from advisor.facts.quantity import Quantity, exact, spread
-from advisor.probe.profiles import HardwareProfile
-from advisor.probe.sanity import BOUNDS, within
+from advisor.probes.profiles import HardwareProfile
+from advisor.probes.sanity import BOUNDS, within
 
 GIB: Final = 1 << 30
 # recommendedMaxWorkingSetSize as measured on Macs: 16 GB 10.67-11.84 GiB, 24 GB 17.76, 48 GB 37.4, 128 GB 107.5.

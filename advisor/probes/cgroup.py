@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from advisor.probe.source import Source
+from advisor.probes.source import Source
 
 # Version 1 writes "no limit" as the largest page-aligned number; so does anything beyond a pebibyte in effect.
 UNLIMITED_FROM: Final = 1 << 50

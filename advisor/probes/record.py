@@ -11,9 +11,9 @@ from advisor.errors import AdvisorError
 from advisor.facts.base import from_json
 from advisor.facts.machine import Machine
 from advisor.facts.text import clean
-from advisor.probe.detect import Probed, detect
-from advisor.probe.sanity import Notes, sane_machine
-from advisor.probe.source import (
+from advisor.probes.detect import Probed, detect
+from advisor.probes.sanity import Notes, sane_machine
+from advisor.probes.source import (
     BUNDLE_SCHEMA,
     Bundle,
     BundleSource,
@@ -42,7 +42,7 @@ def record(
     Raises:
         AdvisorError: ``not-writable``; ``name-taken`` when the folder holds something already; ``probe-failed``.
     """
-    from advisor.probe.scrub import Scrubber
+    from advisor.probes.scrub import Scrubber
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -138,7 +138,7 @@ def load_machine(path: Path) -> Probed:
 
 
 def _sane(path: Path, machine: Machine) -> Probed:
-    from advisor.probe.detect import warnings_of
+    from advisor.probes.detect import warnings_of
 
     notes = Notes(machine.provenance)
     try:
