@@ -87,6 +87,11 @@ def save(folder: Path, receipt: Receipt) -> None:
     write_atomic(folder / RECEIPT_FILE, receipt.dumps())
 
 
+def forget(folder: Path) -> None:
+    """Remove the receipt of an earlier launch: it says nothing of the next one."""
+    (folder / RECEIPT_FILE).unlink(missing_ok=True)
+
+
 def load(folder: Path) -> Receipt | None:
     """The receipt of a deployment, or ``None`` where there is none that can be read."""
     try:

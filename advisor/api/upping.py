@@ -193,10 +193,12 @@ def _carry_out(
     deployments = manager(settings)
     wanted_name = name or deployment_name(chosen.model)
     running = _running(deployments, wanted_name, plan, named=name is not None)
-    if running is not None and (port is None or port == running.port):
-        return _reuse(steps, deployments, running, plan, chosen.model)
+    known = receipts.load(deployments.folder(running.name)) if running is not None else None
+    if running is not None and known is not None and (port is None or port == running.port):
+        return _reuse(steps, deployments, running, plan, chosen.model, known)
     endpoint = endpoint_of(settings, host, port)
-    _preflight(settings, steps, chosen, deployments, wanted_name, endpoint)
+    # A server that runs already has its memory: a run that was killed before its receipt is taken up here.
+    _preflight(settings, steps, chosen, deployments, wanted_name, endpoint, memory=running is None)
     made, verification, env = make_and_verify(
         settings,
         steps,
@@ -205,7 +207,9 @@ def _carry_out(
         text=text,
         following=chosen.following,
     )
-    plan = _corrected(settings, steps, plan, made, chosen, env)
+    plan = _corrected(settings, steps, plan, made, env, memory=running is None)
+    if running is None:
+        receipts.forget(deployments.folder(wanted_name))
     deployment, key = launch(settings, steps, deployments, plan, chosen.model, made, env, wanted_name, endpoint)
     answer = smoke(steps, deployments, deployment, chosen.model, key)
     receipt = _receipt(steps, deployments, deployment, plan, verification, made, answer, key)
@@ -227,22 +231,28 @@ def _running(deployments: Deployments, name: str, plan: Plan, *, named: bool) ->
     return found if found is not None and found.state == "ready" else None
 
 
-def _reuse(steps: Steps, deployments: Deployments, running: Deployment, plan: Plan, model: ModelFacts) -> UpResult:
+def _reuse(
+    steps: Steps, deployments: Deployments, running: Deployment, plan: Plan, model: ModelFacts, receipt: Receipt
+) -> UpResult:
     """Everything is there: ask it once more, and show the receipt of its launch."""
     from advisor.execute.steps import Outcome, Step
 
     steps.do(Step("launch", lambda: Outcome(running, reused=True, detail=f"{running.name} at {running.url}")))
     key = read_key(running.api_key_file)
     answer = smoke(steps, deployments, running, model, key)
-    receipt = receipts.load(deployments.folder(running.name))
-    if receipt is None:
-        receipt = receipts.measure(deployments, running, plan, gate=None, notes=(), api_key=key)
     receipt = msgspec.structs.replace(receipt, answer=answer)
     return UpResult(deployment=running, plan=plan, steps=tuple(steps.records), receipt=receipt)
 
 
 def _preflight(
-    settings: Settings, steps: Steps, chosen: Chosen, deployments: Deployments, name: str, endpoint: Endpoint
+    settings: Settings,
+    steps: Steps,
+    chosen: Chosen,
+    deployments: Deployments,
+    name: str,
+    endpoint: Endpoint,
+    *,
+    memory: bool,
 ) -> None:
     """What would stop the run at its end is looked at before its long steps."""
     from advisor.execute import preflight
@@ -254,14 +264,15 @@ def _preflight(
         make_folders(settings.paths.store)
         Store(settings.paths.store).gc(quarantine=False)  # what killed runs left counts against the free space
         preflight.check_disk(settings.paths.store, chosen.plan.disk.peak_bytes, f"The plan {chosen.plan.id}")
-        preflight.check_memory(chosen.plan, chosen.machine)
+        if memory:
+            preflight.check_memory(chosen.plan, chosen.machine)
         free_port(deployments, name, endpoint)
         return Outcome(None, detail="disk, memory and port are fine")
 
     steps.do(Step("preflight", run))
 
 
-def _corrected(settings: Settings, steps: Steps, plan: Plan, made: Made, chosen: Chosen, env: Env) -> Plan:
+def _corrected(settings: Settings, steps: Steps, plan: Plan, made: Made, env: Env, *, memory: bool) -> Plan:
     """The plan with the engine's own word on the cache and the work buffer; refused where it no longer fits."""
     from advisor.execute import preflight
     from advisor.execute.oracle import DryLoad
@@ -274,7 +285,8 @@ def _corrected(settings: Settings, steps: Steps, plan: Plan, made: Made, chosen:
         if answer is None:
             return Outcome(plan, detail="the engine could not be asked; the formulas stand")
         new = corrected(plan, answer)
-        preflight.check_memory(new, planning.own_machine(settings))
+        if memory:
+            preflight.check_memory(new, planning.own_machine(settings))
         before, after = plan.memory.total.value, new.memory.total.value
         return Outcome(
             new, detail=f"the engine takes {after / 2**20:.0f} MiB; the formulas said {before / 2**20:.0f} MiB"

@@ -208,8 +208,8 @@ def test_an_environment_works_where_console_scripts_would_not(tmp_path: Path, na
 @pytest.mark.slow
 def test_an_environment_beyond_the_longest_path_says_so(tmp_path: Path) -> None:
     deep = tmp_path
-    while len(str(deep)) < 3800:
-        deep = deep / ("x" * 200)
+    while len(str(deep)) < 3900:
+        deep = deep / ("x" * 80)
     home = settings.load(env={"ADVISOR_HOME": str(deep)})
     with pytest.raises(AdvisorError) as e:
         envs.ensure("tiny", settings=home, pins=PINS)
