@@ -78,6 +78,10 @@ def up(
     from advisor.execute.steps import Outcome, Step, Steps
 
     s = load_settings(settings)
+    if name is not None:
+        from advisor.deploy.spec import check_name
+
+        check_name(name)
     if (hardware and tuple(hardware) != ("this",)) or not (memory is vram is bandwidth is None):
         raise AdvisorError(
             "contradictory-options",

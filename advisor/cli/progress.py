@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from advisor.events import Event
@@ -193,8 +194,9 @@ class Bars:
         self._console.print(Text(f"{mark} ", style=style).append(ended(event), style="default"))
 
     def close(self) -> None:
-        """Remove the living line."""
-        self._progress.stop()
+        """Remove the living line; a terminal that was closed has none."""
+        with suppress(OSError, ValueError):
+            self._progress.stop()
 
 
 def reporter(mode: str, stream: TextIO) -> Shown:

@@ -121,19 +121,28 @@ def slug(text: str) -> str:
     return name or "model"
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot name a deployment.
+
+    Raises:
+        AdvisorError: ``bad-option`` with a name that can.
+    """
+    if not valid_name(name):
+        raise AdvisorError(
+            "bad-option",
+            f"{clean(name, 80)!r} cannot name a deployment: lower-case letters, digits, dot, dash and "
+            "underscore, at most 63, beginning with a letter or digit.",
+            hint=f"advisor up --name {slug(name)}",
+        )
+
+
 def check(spec: LaunchSpec) -> None:
     """Refuse a specification that cannot be carried out.
 
     Raises:
         AdvisorError: ``bad-option``: the name, an empty command line, a NUL byte, or a limit out of range.
     """
-    if not valid_name(spec.name):
-        raise AdvisorError(
-            "bad-option",
-            f"{clean(spec.name, 80)!r} cannot name a deployment: lower-case letters, digits, dot, dash and "
-            "underscore, at most 63, beginning with a letter or digit.",
-            hint=f"advisor up --name {slug(spec.name)}",
-        )
+    check_name(spec.name)
     if not spec.argv or not spec.argv[0]:
         raise AdvisorError("bad-option", f"Deployment {spec.name} has no command to run.")
     texts = (*spec.argv, *spec.env, *spec.env.values(), spec.cwd or "")

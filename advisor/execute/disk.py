@@ -85,12 +85,17 @@ def sync(path: Path) -> None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        _flush(fd)
+    finally:
+        os.close(fd)
+
+
+def _flush(fd: int) -> None:
+    try:
         os.fsync(fd)
     except OSError as e:
         if e.errno not in _NO_SYNC:
             raise
-    finally:
-        os.close(fd)
 
 
 def write_atomic(path: Path, raw: bytes) -> None:
@@ -105,7 +110,7 @@ def write_atomic(path: Path, raw: bytes) -> None:
             with tmp.open("xb") as f:
                 f.write(raw)
                 f.flush()
-                os.fsync(f.fileno())
+                _flush(f.fileno())
             os.replace(tmp, path)  # noqa: PTH105 - one name for the call that tests make fail
             sync(path.parent)
         except BaseException:

@@ -87,8 +87,11 @@ def judge(measured: Measured, bands: Mapping[str, Band], findings: Sequence[Find
 
 
 def next_format(fmt: str) -> str | None:
-    """The next GGUF format that is nearer to the original, or ``None`` where there is none."""
-    order = [f for f in GGUF_FORMATS if f not in ("q4_1", "q5_1", "bf16", "iq4_nl")]
+    """The next GGUF format that is nearer to the original, or ``None`` where there is none.
+
+    The rungs are the guide's own: mixed K types before the older uniform ones (002 section 27.5.2).
+    """
+    order = ("q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
     if fmt not in GGUF_FORMATS or fmt in ("f16", "bf16"):
         return None
     better = [f for f in order if GGUF_FORMATS.index(f) > GGUF_FORMATS.index(fmt)]

@@ -314,7 +314,7 @@ class Store:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         yield from (p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
 
 

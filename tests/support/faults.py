@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -35,6 +37,48 @@ def fail_nth(name: str, n: int, error: int = errno.ENOSPC) -> Iterator[Callable[
         yield lambda: calls
     finally:
         setattr(owner, attribute, real)
+
+
+@contextmanager
+def unwritable(root: Path, error: int = errno.EROFS) -> Iterator[list[str]]:
+    """Let every write below ``root`` fail with ``error``, as on a read-only, full or over-quota file system; also for
+    root, whom modes do not stop. Yields the calls that failed."""
+    failed: list[str] = []
+
+    def below(path: object) -> bool:
+        return isinstance(path, str | os.PathLike) and str(path).startswith(str(root))
+
+    def guarded(name: str, real: Callable[..., Any], writes: Callable[..., bool]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if below(args[0]) and writes(*args, **kwargs):
+                failed.append(name)
+                raise OSError(error, os.strerror(error), str(args[0]))
+            return real(*args, **kwargs)
+
+        return call
+
+    def always(*_: Any, **__: Any) -> bool:
+        return True
+
+    def flags(_path: object, flags: int, *_: Any, **__: Any) -> bool:
+        return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+    def mode(_path: object, mode: str = "r", *_: Any, **__: Any) -> bool:
+        return not set(mode).isdisjoint("wax+")
+
+    points: list[tuple[Any, str, Callable[..., bool]]] = [
+        (os, "open", flags),
+        (io, "open", mode),
+        *((os, name, always) for name in ("mkdir", "replace", "rename", "unlink", "rmdir", "symlink", "utime")),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in points]
+    for owner, name, writes in points:
+        setattr(owner, name, guarded(name, getattr(owner, name), writes))
+    try:
+        yield failed
+    finally:
+        for owner, name, real in before:
+            setattr(owner, name, real)
 
 
 def kill_at(name: str, n: int) -> None:

@@ -94,7 +94,7 @@ def test_findings() -> None:
 
 def test_garbled_output_advises_more_bits_or_broader_calibration() -> None:
     (finding,) = gate.find_problems(GOOD, (pair(False),), BANDS, fmt="q2_k", imatrix=True)
-    assert "--format q3_k_s" in finding.remedy
+    assert "--format q3_k_m" in finding.remedy
     assert "--calibration" in finding.remedy
 
 
@@ -136,5 +136,5 @@ def test_gate_error_carries_diagnosis_and_next_plan(tmp_path_factory: pytest.Tem
     error = gate.gate_error(verification, path, fmt="q2_k", model="SmolLM2")
     assert (error.code, error.exit_code) == ("quality-gate-failed", 3)
     assert error.context == ("too far", "garbled-output: do this")
-    assert error.hint == "advisor up SmolLM2 --format q3_k_s"
+    assert error.hint == "advisor up SmolLM2 --format q3_k_m"
     assert error.data["verification"]["kld"] == 2.0
