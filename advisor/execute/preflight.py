@@ -27,7 +27,7 @@ def check_disk(folder: Path, needed_bytes: int | None, what: str) -> None:
     raise AdvisorError(
         "disk-full",
         f"{what} takes {gib(needed_bytes)} in {folder}, which has {gib(free)} left: {gib(needed_bytes - free)} short.",
-        hint="advisor cache gc",
+        hint="advisor paths",
         data={
             "path": str(folder),
             "needed_bytes": needed_bytes,

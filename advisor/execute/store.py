@@ -55,7 +55,7 @@ class Manifest(Shape, frozen=True, kw_only=True):
 
 
 class Entry(Shape, frozen=True, kw_only=True):
-    """A finished artifact as ``advisor cache info`` lists it."""
+    """A finished artifact and what it takes on the disk."""
 
     key: str
     path: str

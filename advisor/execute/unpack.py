@@ -114,6 +114,6 @@ def enough_space(folder: Path, needed: int) -> None:
         raise AdvisorError(
             "disk-full",
             f"{folder} has {free:,} bytes left; {needed:,} are needed.",
-            hint="advisor cache gc",
+            hint="advisor paths",
             data={"path": str(folder), "needed_bytes": needed, "free_bytes": free},
         )

@@ -22,6 +22,27 @@ MAX_PARTS: Final = 1_000
 _PART: Final = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 # Window patterns that llama.cpp takes where the file names none.
 _PATTERNS: Final = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "olmo2": 4}
+# general.file_type, as llama.cpp numbers them.
+FILE_TYPES: Final = {
+    1: "f16",
+    2: "q4_0",
+    3: "q4_1",
+    7: "q8_0",
+    8: "q5_0",
+    9: "q5_1",
+    10: "q2_k",
+    11: "q3_k_s",
+    12: "q3_k_m",
+    13: "q3_k_l",
+    14: "q4_k_s",
+    15: "q4_k_m",
+    16: "q5_k_s",
+    17: "q5_k_m",
+    18: "q6_k",
+    25: "iq4_nl",
+    30: "iq4_xs",
+    32: "bf16",
+}
 
 
 class Loaded(NamedTuple):
@@ -245,7 +266,7 @@ def facts(path: Path, *, ref: str, kind: Any = "gguf", **extra: Any) -> ModelFac
         params=params,
         active_params=active,
         weights_format="gguf",
-        weights_dtype=dominant(loaded.type_bytes),
+        weights_dtype=file_type(header, loaded.type_bytes) or dominant(loaded.type_bytes),
         weights_bytes=sum(p.stat().st_size for p in loaded.parts),
         source_types=dict(sorted(loaded.type_bytes.items())),
         chat_template="tokenizer.chat_template" in header.metadata,
@@ -255,6 +276,17 @@ def facts(path: Path, *, ref: str, kind: Any = "gguf", **extra: Any) -> ModelFac
         notes=tuple(notes),
     )
     return msgspec.structs.replace(built, **extra)
+
+
+def file_type(header: GgufHeader, type_bytes: dict[str, int]) -> str | None:
+    """The file type that the header names (``general.file_type``), unless the stored types contradict it.
+
+    A mix such as Q4_K_M is a file type and no tensor type, and where rows do not divide into its blocks hardly a
+    tensor may have the type of its name.
+    """
+    named = FILE_TYPES.get(header.integer("general.file_type") or -1)
+    floats = set(type_bytes) <= {"f32", "f16", "bf16"}
+    return named if named is not None and floats == (named in ("f16", "bf16")) else None
 
 
 def dominant(type_bytes: dict[str, int]) -> str | None:

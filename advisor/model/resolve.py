@@ -112,13 +112,12 @@ def _package(ref: str, overlay: Path | None, fetched: Fetched | None) -> ModelFa
 
 
 def _hub(ref: str, overlay: Path | None) -> NoReturn:
-    name = ref.rpartition("/")[2]
     raise AdvisorError(
         "model-needs-download",
         f'"{clean(ref, 120)}" is not among the bundled models, and this version of advisor does not fetch from the '
         f"hub.{did_you_mean(ref, bundled.known_words(overlay))}",
         context=("fetch config.json, or all files, into a folder and name the folder",),
-        hint=f"advisor recommend ./{shlex.quote(name)}",
+        hint="advisor models list",
         data={"ref": ref},
     )
 

@@ -20,7 +20,6 @@ REPO = Path(__file__).resolve().parents[2]
 MACHINES = REPO / "tests" / "fixtures" / "machines"
 LINES = [
     ("8B", "rtx-4090-desktop", "chat"),
-    ("8x7B", "rtx-4090-desktop", "accuracy"),
     ("30.5B:3.3B", "cgroup-v2-limit", "smallest-memory"),
 ]
 

@@ -59,9 +59,8 @@ ODD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-@pytest.mark.parametrize("variable", ["HOME", "ADVISOR_HOME"])
-def test_plans_are_kept_in_any_folder(tmp_path: Path, name: str, variable: str) -> None:
+@pytest.mark.parametrize(("variable", "name"), [("ADVISOR_HOME", ODD_NAMES[0]), *(("HOME", n) for n in ODD_NAMES)])
+def test_plans_are_kept_in_any_folder(tmp_path: Path, variable: str, name: str) -> None:
     home = odd(tmp_path, name)
     code, document = advisor("recommend", "8B", **{variable: str(home)})
     assert (code, kept(document)) == (0, True)
@@ -71,7 +70,7 @@ def test_plans_are_kept_in_any_folder(tmp_path: Path, name: str, variable: str) 
     assert document["data"]["explanation"]["title"]
 
 
-@pytest.mark.parametrize("name", ODD_NAMES[1:4])
+@pytest.mark.parametrize("name", ODD_NAMES[1:3])
 def test_a_model_is_made_and_served_in_any_folder(tmp_path: Path, name: str) -> None:
     home = odd(tmp_path, name)
     folder = scripted.runners(tmp_path / "runners")
@@ -141,18 +140,16 @@ def test_doctor_reports_an_unwritable_home_instead_of_failing(tmp_path: Path, wa
     assert checks["cpu"]["ok"] is not False
 
 
-@pytest.mark.parametrize("words", [("recommend", "8B"), ("status",), ("paths",), ("env", "build", "llama.cpp")])
-@pytest.mark.parametrize("length", [300, 5000])
-def test_a_path_that_no_system_takes_is_named(words: tuple[str, ...], length: int) -> None:
-    home = "/" + ("x" * length if length < 1000 else "x/" * (length // 2))
-    for variable in ("HOME", "ADVISOR_HOME"):
-        code, document = advisor(*words, **{variable: home})
-        assert (code, document["error"]["code"]) == (5, "no-home")
-        assert "too long" in document["error"]["message"]
+@pytest.mark.parametrize("words", [("recommend", "8B"), ("status",), ("env", "build", "llama.cpp")])
+@pytest.mark.parametrize(("variable", "home"), [("HOME", "/" + "x" * 300), ("ADVISOR_HOME", "/x" * 2500)])
+def test_a_path_that_no_system_takes_is_named(words: tuple[str, ...], variable: str, home: str) -> None:
+    code, document = advisor(*words, **{variable: home})
+    assert (code, document["error"]["code"]) == (5, "no-home")
+    assert "too long" in document["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["right\u202eto left", "\udcff not utf-8", "red \x1b[31m", "two\nlines"])
-@pytest.mark.parametrize("words", [("recommend", "8B"), ("up",), ("status",)])
+@pytest.mark.parametrize("words", [("recommend", "8B"), ("up",)])
 def test_a_folder_whose_name_is_not_text_is_refused_with_its_path(
     tmp_path: Path, name: str, words: tuple[str, ...]
 ) -> None:
@@ -173,7 +170,7 @@ def test_a_relative_home_does_not_follow_the_working_folder(tmp_path: Path, monk
 def test_any_umask_works_and_opens_nothing_to_others(tmp_path: Path, umask: int) -> None:
     home = str(tmp_path / "home")
     assert advisor("recommend", "8B", umask=umask, HOME=home)[0] == 0
-    assert advisor("probe", "--measure", umask=umask, HOME=home)[0] == 0
+    assert advisor("rules", "list", umask=umask, HOME=home)[0] == 0
     assert advisor("status", umask=umask, HOME=home)[0] == 0
     made = [Path(home), *Path(home).rglob("*")]
     assert len(made) > 5

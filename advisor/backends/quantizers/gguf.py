@@ -48,7 +48,7 @@ _FAILURES: Final = (
         r"No space left on device|Disk quota exceeded",
         "disk-full",
         "The disk is full: {0}",
-        "advisor cache gc",
+        "advisor paths",
     ),
     known(
         r"std::bad_alloc|Cannot allocate memory|MemoryError|DefaultCPUAllocator: can't allocate",

@@ -54,7 +54,10 @@ def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False
         page.text("Your own rules took part: " + ", ".join(report.overlay_rules), FAIR)
     if report.plans:
         page.blank()
-        page.text(f"Next: advisor up {report.plans[0].id}   or: advisor explain {report.plans[0].id}", FAINT)
+        first = report.plans[0]
+        runs = first.status == "ready" and first.executable_here
+        act = f"advisor up {first.id}" if runs else f"advisor up --dry-run {first.id}"
+        page.fields((("carry it out" if runs else "see the commands", act), ("see why", f"advisor explain {first.id}")))
 
 
 _COLUMNS = (

@@ -63,7 +63,8 @@ def _dry(page: Page, done: UpResult, *, verbose: bool) -> None:
     page.blank()
     total = [q.value for q in (done.plan.time.fetch, done.plan.time.quantize, done.plan.time.start) if q is not None]
     about = f" It would take about {numbers.seconds(sum(total))} (guess)." if total else ""
-    page.text(f"Nothing was changed.{about} Carry it out: advisor up {done.plan.id}", FAINT)
+    runs = done.plan.status == "ready" and done.plan.executable_here
+    page.text(f"Nothing was changed.{about}" + (f" Carry it out: advisor up {done.plan.id}" if runs else ""), FAINT)
 
 
 def bare(done: UpResult) -> tuple[str, ...]:

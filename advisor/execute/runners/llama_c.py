@@ -154,6 +154,8 @@ class Model:
     """A loaded model with one context."""
 
     def __init__(self, engine: Engine, path: Path, model: int, ctx: int) -> None:
+        # The engine holds the log callback, which the library calls until the model is closed.
+        self.engine = engine
         self.lib, self.path, self._model, self._ctx = engine.lib, path, model, ctx
         self.vocab = self.lib.llama_model_get_vocab(model)
         self.n_vocab = self.lib.llama_vocab_n_tokens(self.vocab)

@@ -100,6 +100,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     if chunks < 1:
         raise protocol.Failed("bad-option", f"The text has {len(tokens)} tokens; one chunk takes {n}.")
     scored = [False] * (n // 2) + [True] * (n - 1 - n // 2) + [False]
+    prompts = list(request.get("prompts") or [])
+    total = chunks + len(models) * len(prompts)
     sums = Sums(len(models))
     for i in range(chunks):
         chunk = tokens[i * n : (i + 1) * n]
@@ -110,16 +112,16 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
             model.forget()
             logits.append(model.decode(chunk, scored))
         sums.add(logits, np.array(chunk[n // 2 + 1 :], dtype=np.int64))
-        protocol.progress(i + 1, chunks, "chunks", f"{time.monotonic() - started:.0f} s", force=True)
+        protocol.progress(i + 1, total, "pieces", f"{time.monotonic() - started:.0f} s", force=True)
     answers: list[list[str]] = []
-    prompts = list(request.get("prompts") or [])
     for m, model in enumerate(models):
         mine = []
         for j, prompt in enumerate(prompts):
             text, bad = model.greedy(prompt, answer_tokens)
             sums.non_finite += bad
             mine.append(text)
-            protocol.progress(m * len(prompts) + j + 1, len(models) * len(prompts), "prompts", "", force=True)
+            done = chunks + m * len(prompts) + j + 1
+            protocol.progress(done, total, "pieces", f"{time.monotonic() - started:.0f} s", force=True)
         answers.append(mine)
     for model in models:
         model.close()

@@ -24,8 +24,9 @@ def bundle(name: str) -> Path:
 def test_a_model_is_planned_for_offline_with_an_empty_cache() -> None:
     report = api.recommend(EIGHT_B, machine=bundle("firecracker-cgroup-v1"))
     assert report.plans[0].format == "q4_k_m"
-    assert report.plans[0].status == "ready"
-    assert not report.plans[0].executable_here, "a replayed machine is not this one"
+    assert report.plans[0].status == "needs", "facts are enough to plan with, not to run"
+    assert "weights" in report.plans[0].needs[-1]
+    assert not report.plans[0].executable_here
     assert report.rejected
     assert all(r.because for r in report.rejected)
 
@@ -66,6 +67,16 @@ def test_a_damaged_kept_plan_is_said_to_be_damaged(raw: bytes) -> None:
     assert caught.value.code == "state-unreadable"
     api.recommend(EIGHT_B)
     assert keeping.find(mine, plan.id).plan.id == plan.id, "the next recommendation mends it"
+
+
+def test_a_plan_without_weights_is_shown_but_not_carried_out() -> None:
+    plan = api.recommend(EIGHT_B).plans[0]
+    assert api.up(plan.id, dry_run=True).plan.id == plan.id
+    for what in (plan.id, plan):
+        with pytest.raises(AdvisorError) as caught:
+            api.up(what)
+        assert caught.value.code == "not-available"
+        assert "weights" in caught.value.message
 
 
 def test_a_plan_that_is_not_kept() -> None:

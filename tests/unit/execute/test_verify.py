@@ -104,7 +104,7 @@ def test_garbage_is_diagnosed(monkeypatch: pytest.MonkeyPatch, artifact: Path, o
     bad = [["wet.", "blue."], ["\ufffd\ufffd\ufffd", ""]]
     v = run(monkeypatch, Runner(kld=5.0, perplexity=[10.0, 4000.0], prompts=bad), artifact, original)
     assert [f.code for f in v.findings] == ["garbled-output"]
-    assert "--format q5_0" in v.findings[0].remedy
+    assert "--format q5_k_m" in v.findings[0].remedy
     assert v.gate.verdict == "fail"
 
 
