@@ -11,7 +11,6 @@ fetched.
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import sys
 from collections import Counter
@@ -21,7 +20,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import protocol
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 TOKENIZER_KEYS = ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
 
 

@@ -13,7 +13,6 @@ sets it up (one row of logits a slot, no full-size cache for sliding windows), n
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-os.environ["GGML_NO_BACKTRACE"] = "1"
 import gguf_min
 import llama_c
 import protocol

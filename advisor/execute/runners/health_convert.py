@@ -5,7 +5,6 @@ Request: ``{}``. Result: ``{"versions", "architectures": number the converter kn
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from importlib import metadata
@@ -15,7 +14,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import protocol
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "sentencepiece", "accelerate", "cyllama", "libgguf")
 ALPHABET = "<unk> <s> </s> a b c d e f g h i j k l m n o p q r s t u v w x y z"
 

@@ -6,7 +6,6 @@ whose libraries need another C library or another processor, and fail only when 
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from importlib import metadata
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-os.environ["GGML_NO_BACKTRACE"] = "1"
 import gguf_min
 import llama_c
 import protocol

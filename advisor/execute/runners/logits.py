@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-os.environ["GGML_NO_BACKTRACE"] = "1"
 import llama_c
 import protocol
 

@@ -78,7 +78,13 @@ def fail(code: str, message: str, context: list[str] | None = None) -> NoReturn:
 
 
 def run(work: Callable[[dict[str, Any]], dict[str, Any]], *, code: str) -> None:
-    """Read the request, do ``work``, send what it returns; turn exceptions into an error of ``code``."""
+    """Read the request, do ``work``, send what it returns; turn exceptions into an error of ``code``.
+
+    Nothing is fetched from a hub, and an engine that aborts writes no backtrace over its own last words.
+    """
+    os.environ.update(
+        HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", GGML_NO_BACKTRACE="1"
+    )
     try:
         done = work(request())
     except Failed as e:

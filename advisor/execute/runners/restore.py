@@ -11,7 +11,6 @@ Result: ``{"out", "bytes", "dtype", "params", "tokens": {"bos", "eos"}, "chat_te
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import protocol
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 STAGES = 4
 # (attribute of the tokenizer, key of the GGUF metadata)
 SPECIAL = (

@@ -7,14 +7,12 @@ the standard deviation of the logits after the prompt: a file of garbage often h
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-os.environ["GGML_NO_BACKTRACE"] = "1"
 import llama_c
 import protocol
 
