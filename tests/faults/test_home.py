@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_a_model_is_made_and_served_in_any_folder(tmp_path: Path, name: str) -> 
 def test_without_home_the_password_file_knows_it() -> None:
     code, document = advisor("paths")
     assert code == 0
-    assert document["data"]["paths"]["cache"] == str(Path("~").expanduser() / ".cache" / "advisor")
+    assert document["data"]["paths"]["cache"] == str(Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache" / "advisor")
 
 
 @pytest.mark.parametrize("words", [("paths",), ("recommend", "8B"), ("status",)])
