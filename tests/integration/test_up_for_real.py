@@ -158,6 +158,10 @@ def test_logs_restart_and_down(home: Path) -> None:
     assert after["state"] == "stopped"
     again = run(home, "down", name)["data"]["deployments"][0]
     assert again["state"] == "stopped"
+    # Launched and waited for by one run: its start is measured.
+    receipt = run(home, "up")["data"]["receipt"]
+    assert receipt["measured"]["start"]["value"] > 0
+    run(home, "down", name)
 
 
 def test_the_installer_example_plans_shows_and_deploys(home: Path, repo: Path) -> None:
