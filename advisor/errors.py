@@ -67,6 +67,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "rule-not-found": Entry(EXIT_NOT_FOUND, "There is no rule, plan or error code of that name."),
     "schema-not-found": Entry(EXIT_NOT_FOUND, "There is no schema of that name."),
     "goal-not-found": Entry(EXIT_NOT_FOUND, "There is no goal of that name."),
+    "word-not-found": Entry(
+        EXIT_NOT_FOUND, "There is no method, format, runtime, quantizer or KV cache type of that name."
+    ),
     "backend-not-found": Entry(EXIT_NOT_FOUND, "There is no backend of that name."),
     "not-available": Entry(
         EXIT_NOT_FOUND, "This version of advisor plans that method or runtime but cannot carry it out."
@@ -154,3 +157,24 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...], n: int = 3) -> s
     if not near:
         return ""
     return " Did you mean " + " or ".join(f'"{k}"' for k in near) + "?"
+
+
+def word_not_found(
+    what: str, word: str, known: list[str] | tuple[str, ...], *, hint: str | None = None
+) -> AdvisorError:
+    """The error about a word that is none of a vocabulary: with near misses, and all that are known.
+
+    Args:
+        what: what the word was to name: ``method``, ``format``, ``runtime`` ...
+        word: the word as it was given.
+        known: the words that there are; each is told once.
+        hint: a command that can be run.
+    """
+    words = list(dict.fromkeys(known))
+    return AdvisorError(
+        "word-not-found",
+        f"There is no {what} {word!r}.{did_you_mean(word, words)}",
+        context=[f"known: {', '.join(words)}"],
+        hint=hint,
+        data={"known": words},
+    )

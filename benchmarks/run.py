@@ -2,7 +2,8 @@
 
 CPU time, not wall time, wherever one is compared with another: it does not move with what else the machine does.
 ``python benchmarks/run.py startup`` only times start-up; ``chain`` runs ``up`` on the real model and the same steps by
-hand; ``formats`` compares predicted and measured memory over several formats. Without a word: all of them.
+hand; ``formats`` compares predicted and measured memory over several formats; ``load-mode`` compares ways to get a
+file into memory, and ways to wait. Without a word: all of them.
 ``--write FILE`` also writes what is printed.
 """
 
@@ -19,6 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from load_mode import load_mode
 
 import advisor
 from advisor import settings
@@ -204,7 +207,9 @@ def _by_hand(home: Path, data: dict[str, Any], mine: settings.Settings, work: Pa
             },
         ),
     ]
+    # As a person would who has read how runners are started: as many threads, and none that spins while it waits.
     clean = {**settings.child_environment(), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    clean["OMP_WAIT_POLICY"] = "passive"
     spent = {}
     for name, env, script, request in requests:
         argv = [env.python, "-I", str(RUNNERS / script)]
@@ -249,7 +254,7 @@ def formats(say: Callable[[str], None]) -> None:
 def main(argv: list[str]) -> int:
     """Run the parts that are named, or all."""
     write = Path(argv[argv.index("--write") + 1]) if "--write" in argv else None
-    parts = {"startup": startup, "chain": chain, "formats": formats}
+    parts = {"startup": startup, "chain": chain, "formats": formats, "load-mode": load_mode}
     chosen = [parts[a] for a in argv if a in parts] or list(parts.values())
     lines: list[str] = []
 

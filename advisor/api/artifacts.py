@@ -18,10 +18,11 @@ from advisor.api.making import (
     making_of,
     prove,
 )
-from advisor.errors import AdvisorError
+from advisor.errors import AdvisorError, word_not_found
 from advisor.events import Cancel, Reporter
 from advisor.facts.results import Artifact, Verification
-from advisor.facts.words import GGUF_FORMATS
+from advisor.facts.text import shell_word
+from advisor.facts.words import GGUF_FORMATS, METHODS, is_format
 
 if TYPE_CHECKING:
     from advisor.settings import Settings
@@ -45,7 +46,7 @@ def quantize(
     """Make one artifact; with ``out`` (a file or an existing folder) a copy of it goes there.
 
     Raises:
-        AdvisorError: ``not-available`` for methods that this version only plans, ``bad-option``, what the steps raise.
+        AdvisorError: ``word-not-found``, ``not-available`` for what this version only plans, what the steps raise.
             A failed quality gate is in the verification, not an error: the file is what was asked for.
     """
     import time
@@ -56,19 +57,19 @@ def quantize(
     from advisor.execute.verify import content_sha256
 
     s = load_settings(settings)
+    _check_names(method, format, quantizer)
     if method not in ("gguf", "none") or quantizer not in (None, "llama.cpp"):
         raise AdvisorError(
             "not-available",
             f"This version makes GGUF files only; {quantizer or method} is planned for, not made.",
-            hint=f"advisor quantize {model} --method gguf --format q4_k_m",
+            hint=f"advisor quantize {shell_word(model)} --method gguf --format q4_k_m",
         )
     if format not in GGUF_FORMATS:
-        from advisor.errors import did_you_mean
-
         raise AdvisorError(
-            "bad-option",
-            f"{format!r} is not a GGUF format.{did_you_mean(format, GGUF_FORMATS)}",
-            context=[f"known: {', '.join(GGUF_FORMATS)}"],
+            "not-available",
+            f"This version makes GGUF files only; {format} is planned for, not made.",
+            context=[f"GGUF formats: {', '.join(GGUF_FORMATS)}"],
+            hint=f"advisor quantize {shell_word(model)} --method gguf --format q4_k_m",
         )
     started = time.monotonic()
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
@@ -107,6 +108,17 @@ def quantize(
     )
 
 
+def _check_names(method: str, format: str, quantizer: str | None) -> None:
+    from advisor.backends.registry import quantizers
+
+    if method not in METHODS:
+        raise word_not_found("method", method, METHODS)
+    if not is_format(format):
+        raise word_not_found("format", format, GGUF_FORMATS)
+    if quantizer is not None and quantizer not in (known := quantizers()):
+        raise word_not_found("quantizer", quantizer, sorted(q for q in known if q != "none"))
+
+
 def _copy_out(artifact: Path, out: Path) -> Path:
     import shutil
 
@@ -129,12 +141,16 @@ def verify(
     *,
     against: str | None = None,
     text: Path | None = None,
+    task: Path | None = None,
     chunks: int | None = None,
     settings: Settings | None = None,
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
 ) -> Verification:
     """Prove a GGUF file, against the model it was made of where that is named; else only by itself.
+
+    Args:
+        task: JSON lines ``{"prompt", "expect"}``; both models answer them, and right answers are counted.
 
     Raises:
         AdvisorError: ``file-not-found``, ``bad-option``, ``artifact-invalid``, what making the 16-bit reference raises.
@@ -147,7 +163,11 @@ def verify(
     s = load_settings(settings)
     path = Path(artifact)
     if not path.is_file():
-        raise AdvisorError("file-not-found", f"There is no file {artifact}.", hint="advisor quantize MODEL")
+        raise AdvisorError(
+            "file-not-found",
+            f"There is no file {artifact}.",
+            hint=f"advisor quantize {shell_word(against)}" if against else "advisor quantize --help",
+        )
     facts = resolve_model(str(path.resolve()), s)
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
     threads = granted_threads(s)
@@ -164,4 +184,4 @@ def verify(
         )
     env = environment(s, steps, SERVING_ENV)
     made = Made(path.resolve(), reference, has_imatrix(path), {}, None, ())
-    return prove(s, steps, facts, made, env, fmt=fmt, text=text, chunks=chunks, threads=threads)
+    return prove(s, steps, facts, made, env, fmt=fmt, text=text, task=task, chunks=chunks, threads=threads)

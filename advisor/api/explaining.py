@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from advisor import datafiles
 from advisor.api import keeping
 from advisor.api.context import load_settings, rule_pack
 from advisor.errors import CATALOGUE, AdvisorError, did_you_mean
-from advisor.facts.plan import Plan
 from advisor.facts.reports import Explanation
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def explain(what: str | None = None, *, settings: Settings | None = None) -> Exp
         return _plan(s, what)
     if what in CATALOGUE:
         entry = CATALOGUE[what]
-        return Explanation(kind="error", id=what, title=f"{what} (exit code {entry.exit_code})", text=entry.explanation)
+        return Explanation(kind="error", id=what, title=f"exit code {entry.exit_code}", text=entry.explanation)
     from advisor.planner.explain import explain_rule
 
     pack = rule_pack(s)
@@ -40,39 +40,36 @@ def explain(what: str | None = None, *, settings: Settings | None = None) -> Exp
     )
 
 
-def _others(settings: Settings, ids: tuple[str, ...]) -> list[Plan]:
-    found = []
-    for plan_id in ids:
-        try:
-            found.append(keeping.find(settings, plan_id).plan)
-        except AdvisorError:
-            continue
-    return found
-
-
 def _weights(settings: Settings, goal: str) -> dict[str, float] | None:
     from advisor.planner import goals
 
     try:
-        return goals.get(goal).weights
+        return goals.get(goal, overlay=datafiles.overlay_dir(settings.paths.config, "profiles/goals")).weights
     except AdvisorError:
         return None
 
 
 def _plan(settings: Settings, plan_id: str) -> Explanation:
-    from advisor.planner.explain import explain_plan
-
-    kept = keeping.find(settings, plan_id)
+    """A plan as it was last recommended, with its rivals of that time; or as it was kept."""
     try:
         latest = keeping.last(settings)
     except AdvisorError:
         latest = None
-    same = latest is not None and plan_id in latest.plan_ids
+    found = latest.of(plan_id) if latest is not None else None
+    if latest is not None and found is not None:
+        return _among(settings, found, latest)
+    return _among(settings, keeping.find(settings, plan_id), None)
+
+
+def _among(settings: Settings, kept: keeping.KeptPlan, latest: keeping.KeptRecommendation | None) -> Explanation:
+    from advisor.planner.explain import explain_plan
+
     return explain_plan(
         kept.plan,
-        others=_others(settings, latest.plan_ids) if latest is not None and same else (),
-        rejected=latest.rejected if latest is not None and same else (),
-        pack=rule_pack(settings),
+        goal=kept.request.goal,
+        machine=kept.machine,
+        others=tuple(k.plan for k in latest.plans) if latest is not None else (),
+        rejected=latest.rejected if latest is not None else (),
         goal_weights=_weights(settings, kept.request.goal),
     )
 
@@ -80,23 +77,15 @@ def _plan(settings: Settings, plan_id: str) -> Explanation:
 def _last(settings: Settings) -> Explanation:
     import msgspec
 
-    from advisor.planner.explain import explain_plan, rejected_text
+    from advisor.planner.explain import rejected_texts
 
     latest = keeping.last(settings)
-    if not latest.plan_ids:
+    if not latest.plans:
         return Explanation(
             kind="recommendation",
             id="last",
             title=latest.model_ref,
             text=f"No plan for {latest.model_ref} fits the machine.",
-            details=tuple(rejected_text(r) for r in latest.rejected),
+            details=tuple(rejected_texts(latest.rejected)),
         )
-    first = keeping.find(settings, latest.plan_ids[0])
-    told = explain_plan(
-        first.plan,
-        others=_others(settings, latest.plan_ids),
-        rejected=latest.rejected,
-        pack=rule_pack(settings),
-        goal_weights=_weights(settings, first.request.goal),
-    )
-    return msgspec.structs.replace(told, kind="recommendation")
+    return msgspec.structs.replace(_among(settings, latest.plans[0], latest), kind="recommendation")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from advisor.api.context import load_settings, rule_pack, this_machine
 from advisor.errors import AdvisorError
 from advisor.facts.reports import Check
+from advisor.facts.shown import counted, size
 
 if TYPE_CHECKING:
     from advisor.settings import Settings
@@ -76,7 +77,7 @@ def _space(s: Settings) -> Check:
     return Check(
         name="disk",
         ok=ok,
-        message=f"{free / 2**30:.1f} GiB free for the cache; {_SPACE_WANTED_BYTES / 2**30:.0f} are wanted",
+        message=f"{size(free)} free for the cache; {size(_SPACE_WANTED_BYTES, 2)} are wanted",
         hint=None if ok else "ADVISOR_HOME=FOLDER_ON_A_LARGER_DISK advisor up",
     )
 
@@ -99,8 +100,8 @@ def _machine(s: Settings) -> list[Check]:
         Check(
             name="memory",
             ok=None if available is None else available > 2**30,
-            message="unknown" if available is None else f"{available / 2**30:.1f} GiB available",
-            hint=None if available is None or available > 2**30 else "advisor status  # then advisor down NAME",
+            message="unknown" if available is None else f"{size(available)} available",
+            hint=None if available is None or available > 2**30 else "advisor status",
         )
     )
     for device in machine.devices:
@@ -125,10 +126,10 @@ def _rules(s: Settings) -> Check:
         return Check(
             name="rules",
             ok=False,
-            message=f"{len(pack.problems)} problems; the first: {pack.problems[0]}",
+            message=f"{counted(len(pack.problems), 'problem')}; the first: {pack.problems[0]}",
             hint="advisor rules lint",
         )
-    return Check(name="rules", ok=True, message=f"{len(pack.rules)} rules")
+    return Check(name="rules", ok=True, message=counted(len(pack.rules), "rule"))
 
 
 def _environments(s: Settings) -> list[Check]:
@@ -148,7 +149,7 @@ def _environments(s: Settings) -> list[Check]:
         Check(
             name=f"environment {e.name}",
             ok=e.built and e.current,
-            message=f"{(e.bytes or 0) / 2**30:.2f} GiB in {e.path}"
+            message=f"{size(e.bytes)} in {e.path}"
             if e.built and e.current
             else ("of older pins" if e.built else "half built"),
             hint=None if e.built and e.current else f"advisor env build {e.name}",

@@ -16,6 +16,8 @@ from advisor.facts.plan import Plan, PlanRequest, Rejected
 from advisor.settings import Settings
 
 PLAN_ID: Final = re.compile(r"^p-[0-9a-f]{6,16}$")
+# How the own machine is named.
+OWN: Final = "this"
 _LAST: Final = "last.json"
 _KEEP: Final = 200
 
@@ -31,12 +33,19 @@ class KeptPlan(Shape, frozen=True, kw_only=True):
 
 
 class KeptRecommendation(Shape, frozen=True, kw_only=True):
-    """The last recommendation, for ``explain`` without a name."""
+    """The last recommendation, for ``explain``: what its plans were an answer to, and what was dropped.
+
+    One plan may have been recommended for several goals and machines; rank, score and numbers are those of this time.
+    """
 
     version: int
     model_ref: str
-    plan_ids: tuple[str, ...]
+    plans: tuple[KeptPlan, ...]
     rejected: tuple[Rejected, ...]
+
+    def of(self, plan_id: str) -> KeptPlan | None:
+        """The plan of that id, if it is among them."""
+        return next((k for k in self.plans if k.plan.id == plan_id), None)
 
 
 def keep(settings: Settings, plans: tuple[KeptPlan, ...], rejected: tuple[Rejected, ...], model_ref: str) -> str | None:
@@ -47,16 +56,24 @@ def keep(settings: Settings, plans: tuple[KeptPlan, ...], rejected: tuple[Reject
         for kept in plans:
             path = folder / f"{kept.plan.id}.json"
             raw = kept.dumps()
-            if not path.is_file() or path.read_bytes() != raw:
+            if not path.is_file() or (path.read_bytes() != raw and not _better(settings, kept)):
                 write_atomic(path, raw)
-        last = KeptRecommendation(
-            version=1, model_ref=model_ref, plan_ids=tuple(k.plan.id for k in plans), rejected=rejected
-        )
+        last = KeptRecommendation(version=2, model_ref=model_ref, plans=plans, rejected=rejected)
         write_atomic(folder / _LAST, last.dumps())
         _forget_old(folder)
     except (OSError, AdvisorError) as e:
         return f"Plans cannot be kept in {folder} ({e}), so they cannot be named later."
     return None
+
+
+def _better(settings: Settings, new: KeptPlan) -> bool:
+    """Whether the plan is kept as one for this machine, where it can be carried out, and ``new`` is for another."""
+    if new.machine == OWN:
+        return False
+    try:
+        return find(settings, new.plan.id).machine == OWN
+    except AdvisorError:
+        return False
 
 
 def _forget_old(folder: Path) -> None:
@@ -79,7 +96,7 @@ def find(settings: Settings, plan_id: str) -> KeptPlan:
         raise AdvisorError(
             "plan-not-found",
             f"There is no kept plan {plan_id!r}.",
-            hint="advisor recommend MODEL",
+            hint="advisor recommend",
         )
     try:
         return loads(KeptPlan, path.read_bytes())
@@ -87,7 +104,7 @@ def find(settings: Settings, plan_id: str) -> KeptPlan:
         raise AdvisorError(
             "state-unreadable",
             f"{path} cannot be read as a plan of this version: {e}",
-            hint="advisor recommend MODEL",
+            hint="advisor recommend",
         ) from e
 
 
@@ -99,8 +116,8 @@ def last(settings: Settings) -> KeptRecommendation:
     """
     path = settings.paths.plans / _LAST
     if not path.is_file():
-        raise AdvisorError("plan-not-found", "Nothing has been recommended yet.", hint="advisor recommend MODEL")
+        raise AdvisorError("plan-not-found", "Nothing has been recommended yet.", hint="advisor recommend")
     try:
         return loads(KeptRecommendation, path.read_bytes())
     except (OSError, msgspec.MsgspecError) as e:
-        raise AdvisorError("state-unreadable", f"{path} cannot be read: {e}", hint="advisor recommend MODEL") from e
+        raise AdvisorError("state-unreadable", f"{path} cannot be read: {e}", hint="advisor recommend") from e

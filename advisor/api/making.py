@@ -59,6 +59,28 @@ def environment(settings: Settings, steps: Steps, name: str) -> Env:
     return steps.do(Step(f"environment {name}", run))
 
 
+def refuse_offline(settings: Settings, plan: Plan) -> None:
+    """Say at once, and of all parts together, what cannot be had without the network.
+
+    Raises:
+        AdvisorError: ``offline``, with the names of the missing environments.
+    """
+    from advisor.execute import envs
+
+    if not settings.offline:
+        return
+    needed = (SERVING_ENV,) if plan.source == "as-is" else (SERVING_ENV, MAKING_ENV)
+    missing = [name for name in needed if envs.find(name, settings=settings) is None]
+    if missing:
+        raise AdvisorError(
+            "offline",
+            f"Not built yet, and building needs the network: the environment{'s' if len(missing) > 1 else ''} "
+            f"{' and '.join(missing)}.",
+            hint=" && ".join(f"advisor env build {name}" for name in missing),
+            data={"missing": missing},
+        )
+
+
 def local_model(settings: Settings, steps: Steps, model: ModelFacts) -> ModelFacts:
     """``model`` with its weights on this machine, fetched if need be.
 
@@ -211,6 +233,7 @@ def prove(
     *,
     fmt: str,
     text: Path | None = None,
+    task: Path | None = None,
     chunks: int | None = None,
     threads: int | None = None,
 ) -> Verification:
@@ -259,6 +282,7 @@ def prove(
             imatrix=made.imatrix,
             store=store,
             text=texts.verification_text(text),
+            tasks=task,
             chunks=chunks or verifying.CHUNKS,
             threads=threads,
             reporter=steps.reporter,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import msgspec
 
@@ -18,6 +18,7 @@ from advisor.api.context import (
     rule_pack,
     this_machine,
 )
+from advisor.api.options import MACHINE_KEYS, MachineOptions, PlanOptions, checked, machine_options, request_of
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
@@ -84,10 +85,7 @@ def target_machine(
     settings: Settings,
     *,
     machine: Machine | Path | None,
-    hardware: tuple[str, ...],
-    memory: int | None,
-    vram: int | None,
-    bandwidth: int | None,
+    options: MachineOptions,
 ) -> tuple[Machine, tuple[Warning_, ...], bool]:
     """The machine to plan for, and whether plans for it can be carried out here.
 
@@ -99,9 +97,16 @@ def target_machine(
         warnings: tuple[Warning_, ...] = ()
     else:
         base, warnings, here = bundle_or_probe(machine, settings)
-    named = tuple(h for h in hardware if h != "this")
+    named = tuple(h for h in options.get("hardware", ()) if h != "this")
+    memory, vram, bandwidth = options.get("memory"), options.get("vram"), options.get("bandwidth")
     if not named and memory is None and vram is None and bandwidth is None:
         return base, warnings, here
+    if named and isinstance(machine, Path):
+        raise AdvisorError(
+            "contradictory-options",
+            f"--machine and --hardware {named[0]} both say which machine to plan for.",
+            hint=f"advisor recommend --hardware {named[0]}",
+        )
     from advisor.probes.catalog import machine_from
 
     return machine_from(named, memory=memory, vram=vram, bandwidth=bandwidth, base=base), warnings, False
@@ -110,57 +115,31 @@ def target_machine(
 def recommend(
     model: str | None = None,
     *,
-    goal: str = "chat",
     machine: Machine | Path | None = None,
     model_facts: Path | None = None,
-    hardware: tuple[str, ...] = (),
-    memory: int | None = None,
-    vram: int | None = None,
-    bandwidth: int | None = None,
-    context: int | None = None,
-    parallel: int | None = None,
-    method: str | None = None,
-    format: str | None = None,
-    runtime: str | None = None,
-    quantizer: str | None = None,
-    kv_type: str | None = None,
-    min_tps: float | None = None,
-    max_memory: int | None = None,
-    min_quality: float | None = None,
-    within: float | None = None,
-    no_download: bool = False,
     top: int = 5,
     settings: Settings | None = None,
+    **options: Unpack[PlanOptions],
 ) -> RecommendReport:
     """Decide how to run ``model`` without doing anything: ranked plans, and why the others lost.
 
-    Sizes are in bytes, ``bandwidth`` in bytes per second, ``within`` in seconds. ``plans`` is empty where nothing fits.
+    ``plans`` is empty where nothing fits.
+
+    Args:
+        model: a model; a small real one by default.
+        machine: a machine, or a recorded one, to plan for; this one by default.
+        model_facts: a file with the model's facts.
+        top: how many plans to return.
+        options: see ``PlanOptions``: ``goal``, ``context``, ``hardware``, ``memory`` ...
 
     Raises:
         AdvisorError: an unknown model, goal, device or word; options that exclude each other.
     """
+    checked("recommend", options)
     s = load_settings(settings)
-    target, warnings, here = target_machine(
-        s, machine=machine, hardware=hardware, memory=memory, vram=vram, bandwidth=bandwidth
-    )
+    target, warnings, here = target_machine(s, machine=machine, options=machine_options(options))
     facts = model_from_file(model_facts) if model_facts is not None else resolve_model(model or DEFAULT_MODEL, s)
-    request = PlanRequest(
-        goal=goal,
-        context=context,
-        parallel=parallel,
-        method=method,
-        format=format,
-        runtime=runtime,
-        quantizer=quantizer,
-        kv_type=kv_type,
-        min_tps=min_tps,
-        max_memory_bytes=max_memory,
-        min_quality=min_quality,
-        within_s=within,
-        no_download=no_download,
-        top=top,
-    )
-    return _recommend(s, facts, target, warnings, request, here=here)
+    return _recommend(s, facts, target, warnings, request_of(options, top=top), here=here)
 
 
 def _recommend(
@@ -196,7 +175,13 @@ def _recommend(
     )
     result = msgspec.structs.replace(result, plans=tuple(_with_weights(p, facts) for p in result.plans))
     kept = tuple(
-        keeping.KeptPlan(version=1, plan=p, model_ref=facts.ref, request=request, machine=machine.named or "this")
+        keeping.KeptPlan(
+            version=1,
+            plan=p,
+            model_ref=facts.ref,
+            request=request,
+            machine=machine.named or (keeping.OWN if here else "a recorded machine"),
+        )
         for p in result.plans
     )
     problem = keeping.keep(settings, kept, result.rejected, facts.ref)
@@ -231,10 +216,6 @@ def estimate(
     format: str = "q4_k_m",
     runtime: str = "llama.cpp",
     machine: Machine | Path | None = None,
-    hardware: tuple[str, ...] = (),
-    memory: int | None = None,
-    vram: int | None = None,
-    bandwidth: int | None = None,
     context: int | None = None,
     parallel: int = 1,
     kv_type: str = "f16",
@@ -244,6 +225,7 @@ def estimate(
     ubatch: int = 512,
     engine: bool = False,
     settings: Settings | None = None,
+    **options: Unpack[MachineOptions],
 ) -> Estimate:
     """Numbers for one named choice; no choice is made.
 
@@ -253,13 +235,15 @@ def estimate(
         AdvisorError: unknown words, ``env-failed`` where the engine is asked and not installed.
     """
     s = load_settings(settings)
-    target, warnings, _ = target_machine(
-        s, machine=machine, hardware=hardware, memory=memory, vram=vram, bandwidth=bandwidth
-    )
+    checked("estimate", options, MACHINE_KEYS)
+    target, warnings, _ = target_machine(s, machine=machine, options=options)
     facts = resolve_model(model, s)
     from advisor.model.tensors import tensors
+    from advisor.planner import goals
     from advisor.planner.estimate import estimate as one
 
+    # What `recommend` takes where nothing is said, so that the two can be compared.
+    usual = goals.get(PlanRequest().goal).context
     oracle = None
     if engine:
         from advisor.api.making import SERVING_ENV
@@ -282,7 +266,7 @@ def estimate(
         fmt=format,
         runtime=runtime,
         settings=RunSettings(
-            context=context or min(4096, facts.context_max or 4096),
+            context=context or min(usual, facts.context_max or usual) * max(1, parallel),
             parallel=parallel,
             kv_type=kv_type,
             gpu_layers=gpu_layers if gpu_layers is not None else -1,
@@ -291,6 +275,7 @@ def estimate(
             ubatch=ubatch,
         ),
         engine=oracle,
+        pack=rule_pack(s),
     )
     return msgspec.structs.replace(result, warnings=warnings + result.warnings)
 

@@ -43,6 +43,7 @@ def measure(
         AdvisorError: ``server-failed``, ``server-timeout``, ``smoke-failed``.
     """
     from advisor.deploy.measure import measure as measure_speed
+    from advisor.deploy.spec import now
 
     prompt_tokens = min(plan.settings.ubatch, max(32, plan.settings.context // plan.settings.parallel - _DECODE_TOKENS))
     with deployments.sample_memory(deployment.name) as sampler:
@@ -78,6 +79,7 @@ def measure(
         ),
         quality_gate=gate,
         notes=notes,
+        measured_at=now(),
     )
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
 from advisor.api import keeping, planning, receipts
 from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model
 from advisor.api.launching import Endpoint, deployment_name, endpoint_of, free_port, launch, read_key, smoke
-from advisor.api.making import Made, facts_or_fetch, make_and_verify
+from advisor.api.making import Made, facts_or_fetch, make_and_verify, refuse_offline
+from advisor.api.options import PlanOptions, checked, machine_options
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
 from advisor.facts.model import ModelFacts
-from advisor.facts.plan import Plan
+from advisor.facts.plan import Plan, Rejected
 from advisor.facts.results import Deployment, Receipt, UpResult, Verification
+from advisor.facts.text import shell_word
 
 if TYPE_CHECKING:
     from advisor.deploy.manager import Deployments
@@ -37,23 +39,6 @@ class Chosen(NamedTuple):
 def up(
     model_or_plan: str | Plan | None = None,
     *,
-    goal: str = "chat",
-    hardware: tuple[str, ...] = (),
-    memory: int | None = None,
-    vram: int | None = None,
-    bandwidth: int | None = None,
-    context: int | None = None,
-    parallel: int | None = None,
-    method: str | None = None,
-    format: str | None = None,
-    runtime: str | None = None,
-    quantizer: str | None = None,
-    kv_type: str | None = None,
-    min_tps: float | None = None,
-    max_memory: int | None = None,
-    min_quality: float | None = None,
-    within: float | None = None,
-    no_download: bool = False,
     name: str | None = None,
     host: str | None = None,
     port: int | None = None,
@@ -63,11 +48,12 @@ def up(
     settings: Settings | None = None,
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
+    **options: Unpack[PlanOptions],
 ) -> UpResult:
     """Bring a model up behind an OpenAI-compatible endpoint and prove what was promised.
 
     ``model_or_plan``: a model, the id of a kept plan, a plan, or nothing for a small real model. A run that was
-    stopped goes on where it was; a deployment of the same plan that is ready is reused.
+    stopped goes on where it was; a deployment of the same plan that is ready is reused. ``options``: as ``recommend``.
 
     Raises:
         AdvisorError: ``nothing-fits``, ``not-available``, ``quality-gate-failed``, ``not-enough-memory``,
@@ -77,45 +63,26 @@ def up(
     from advisor.execute.journal import Journal
     from advisor.execute.steps import Outcome, Step, Steps
 
+    checked("up", options)
     s = load_settings(settings)
     if name is not None:
         from advisor.deploy.spec import check_name
 
         check_name(name)
-    if (hardware and tuple(hardware) != ("this",)) or not (memory is vram is bandwidth is None):
+    another = machine_options(options)
+    if another["hardware"] not in ((), ("this",)) or any(
+        another[k] is not None for k in ("memory", "vram", "bandwidth")
+    ):
         raise AdvisorError(
             "contradictory-options",
             "`up` works on this machine as it is; --hardware, --memory, --vram and --bandwidth describe another one.",
             context=["--max-memory keeps a plan below a size"],
-            hint=f"advisor recommend {model_or_plan if isinstance(model_or_plan, str) else DEFAULT_MODEL}",
+            hint=f"advisor recommend {shell_word(model_or_plan) if isinstance(model_or_plan, str) else DEFAULT_MODEL}",
         )
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
 
     def choose() -> Outcome[Chosen]:
-        chosen = _choose(
-            s,
-            steps,
-            model_or_plan,
-            {
-                "goal": goal,
-                "memory": memory,
-                "vram": vram,
-                "bandwidth": bandwidth,
-                "context": context,
-                "parallel": parallel,
-                "method": method,
-                "format": format,
-                "runtime": runtime,
-                "quantizer": quantizer,
-                "kv_type": kv_type,
-                "min_tps": min_tps,
-                "max_memory": max_memory,
-                "min_quality": min_quality,
-                "within": within,
-                "no_download": no_download,
-            },
-            dry_run=dry_run,
-        )
+        chosen = _choose(s, steps, model_or_plan, options, dry_run=dry_run)
         p = chosen.plan
         return Outcome(chosen, detail=f"{p.id}: {p.format} in {p.runtime}, context {p.settings.context}")
 
@@ -126,7 +93,7 @@ def up(
 
 
 def _choose(
-    settings: Settings, steps: Steps, what: str | Plan | None, wanted: dict[str, object], *, dry_run: bool
+    settings: Settings, steps: Steps, what: str | Plan | None, options: PlanOptions, *, dry_run: bool
 ) -> Chosen:
     """The first plan that this machine can carry out; for a dry run any plan will do."""
     if isinstance(what, Plan):
@@ -140,13 +107,13 @@ def _choose(
         return Chosen(kept.plan, resolve_model(kept.model_ref, settings), planning.own_machine(settings), None)
     ref = what or DEFAULT_MODEL
     facts_or_fetch(ref, settings, steps)
-    report = planning.recommend(ref, settings=settings, top=50, **wanted)  # type: ignore[arg-type]
+    report = planning.recommend(ref, settings=settings, top=50, **options)
     if report.model.weights_format == "none" and report.model.kind != "pypi" and report.plans and not dry_run:
         raise AdvisorError(
             "model-needs-download",
             f"{report.model.name} can be planned from its facts, but its weights are not here, and this version does "
             "not fetch from the hub. Name a folder or a file that has them.",
-            hint=f"advisor recommend {ref}",
+            hint=f"advisor recommend {shell_word(ref)}",
             data={"plan": report.plans[0].id},
         )
     ready = [p for p in report.plans if dry_run or (p.status == "ready" and p.executable_here)]
@@ -163,7 +130,7 @@ def _refuse_unless_runnable(plan: Plan, ref: str, machine: str) -> None:
         "not-available",
         f"The plan {plan.id} cannot be carried out here: {'; '.join(plan.needs) or plan.status}.{made_for}",
         context=[f"its commands: advisor up --dry-run {plan.id}"],
-        hint=f"advisor recommend {ref}",
+        hint=f"advisor recommend {shell_word(ref)}",
         data={"needs": list(plan.needs)},
     )
 
@@ -176,21 +143,21 @@ def _ref_of(plan: Plan, settings: Settings) -> str:
         return plan.model
 
 
-def _no_plan(ref: str, plans: tuple[Plan, ...], rejected: tuple[object, ...]) -> AdvisorError:
+def _no_plan(ref: str, plans: tuple[Plan, ...], rejected: tuple[Rejected, ...]) -> AdvisorError:
     if plans:
         best = plans[0]
         return AdvisorError(
             "not-available",
             f"The best plan for {ref} here is {best.format} in {best.runtime}, which this version cannot carry out.",
             context=[f"needs: {n}" for n in best.needs],
-            hint=f"advisor recommend {ref}",
+            hint=f"advisor recommend {shell_word(ref)}",
             data={"plan": best.id, "needs": list(best.needs)},
         )
     return AdvisorError(
         "nothing-fits",
         f"No plan for {ref} fits this machine.",
-        context=[getattr(r, "because", "") for r in rejected[:5]],
-        hint=f"advisor recommend {ref}",
+        context=list(dict.fromkeys(r.because for r in rejected))[:5],
+        hint=f"advisor recommend {shell_word(ref)}",
     )
 
 
@@ -278,6 +245,7 @@ def _preflight(
     from advisor.execute.store import Store
 
     def run() -> Outcome[None]:
+        refuse_offline(settings, chosen.plan)
         make_folders(settings.paths.store)
         Store(settings.paths.store).gc(quarantine=False)  # what killed runs left counts against the free space
         preflight.check_disk(settings.paths.store, chosen.plan.disk.peak_bytes, f"The plan {chosen.plan.id}")

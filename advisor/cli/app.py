@@ -8,7 +8,8 @@ import click
 
 from advisor._version import __version__
 
-from .command import LazyGroup
+from .command import LazyGroup, Option
+from .run import Run
 
 _AT: Final = "advisor.cli.commands."
 
@@ -18,28 +19,38 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "estimate": (_AT + "estimate", "estimate", "Predict memory, speed and quality of one named choice."),
     "up": (_AT + "up", "up", "Carry out the best plan and serve the model."),
     "status": (_AT + "deployments", "status", "Show what is being served."),
-    "logs": (_AT + "deployments", "logs", "Show a deployment's log."),
+    "logs": (_AT + "deployments", "logs", "Show the log of a deployment."),
     "down": (_AT + "deployments", "down", "Stop deployments."),
     "restart": (_AT + "deployments", "restart", "Stop a deployment and start it again."),
     "quantize": (_AT + "quantize", "quantize", "Make a quantized model."),
     "verify": (_AT + "verify", "verify", "Measure how far an artifact is from its original."),
-    "explain": (_AT + "explain", "explain", "Say why: of a plan, a rule, an error code or the last recommendation."),
-    "rules": (_AT + "rules", "rules", "The selection guide's rules."),
-    "hardware": (_AT + "catalogues", "hardware", "The hardware profiles."),
-    "models": (_AT + "catalogues", "models", "The models that are known without a network."),
-    "goals": (_AT + "catalogues", "goals", "The goals that plans are ranked by."),
-    "env": (_AT + "env", "env", "The managed environments of the backends."),
+    "explain": (_AT + "explain", "explain", "Say why: of a plan, a rule or an error code."),
+    "rules": (_AT + "rules", "rules", "Look at the selection guide's rules, and check your own."),
+    "hardware": (_AT + "catalogues", "hardware", "Look up hardware."),
+    "models": (_AT + "catalogues", "models", "Look up models that are known without a network."),
+    "goals": (_AT + "catalogues", "goals", "Look up the goals that plans are ranked by."),
+    "env": (_AT + "env", "env", "Manage the environments of the backends."),
     "doctor": (_AT + "doctor", "doctor", "Check that advisor can do its work here."),
     "paths": (_AT + "about", "paths", "Show where advisor keeps its files."),
-    "config": (_AT + "about", "config", "The settings and where each was set."),
+    "config": (_AT + "about", "config", "Show the settings and where each was set."),
     "schema": (_AT + "about", "schema", "Print the JSON Schema of a document."),
 }
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        click.echo(f"advisor {__version__}")
+    if not value or ctx.resilient_parsing:
+        return
+    run = ctx.obj
+    if not isinstance(run, Run):
+        raise TypeError("the program needs a Run as context object")
+    text = f"advisor {__version__}"
+    if run.sink.mode != "json":  # without the weight of a page
+        run.sink.raw(text + "\n")
         ctx.exit(0)
+    from advisor.facts.schemas import VersionData
+
+    run.sink.result("version", VersionData(version=__version__), human=lambda page: page.text(text))
+    ctx.exit(0)
 
 
 def build() -> LazyGroup:
@@ -48,10 +59,16 @@ def build() -> LazyGroup:
         "advisor",
         COMMANDS,
         "Decide how a language model should be quantized and served on a machine, do it, and show the proof.",
+        examples=(
+            "advisor up                             # a small real model",
+            "advisor recommend 8B --hardware rtx-4090",
+            "advisor up ./my-model --goal coding",
+            "advisor status",
+        ),
     )
     group.params.insert(
         0,
-        click.Option(
+        Option(
             ["--version"],
             is_flag=True,
             is_eager=True,

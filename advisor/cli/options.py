@@ -3,51 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import click
 
-from .params import BANDWIDTH, COUNT, DURATION, EXISTING, FORMAT, GOAL, KV_TYPE, METHOD, RUNTIME, SIZE, TOKENS
+from .command import Option
+from .params import (
+    BANDWIDTH,
+    COUNT,
+    DURATION,
+    EXISTING,
+    FORMAT,
+    GOAL,
+    KV_TYPE,
+    METHOD,
+    QUANTIZER,
+    RUNTIME,
+    SIZE,
+    TOKENS,
+)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-_MACHINE: Final = (
-    click.option(
-        "--hardware",
-        multiple=True,
-        metavar="NAME[:COUNT]",
-        help="Plan for this hardware instead (rtx-3090:2, cpu, 'Apple M2 Ultra (76)'); repeatable.",
-    ),
-    click.option("--memory", type=SIZE, help="Host memory to plan with (24GB, 24GiB); unified memory where it is one."),
-    click.option("--vram", type=SIZE, help="Memory of the device to plan with."),
-    click.option("--bandwidth", type=BANDWIDTH, help="Memory bandwidth to plan with (1008GB/s)."),
-)
+_wish: Final = partial(click.option, cls=Option, section="What it is for")
+_choice: Final = partial(click.option, cls=Option, section="Take this only")
+_machine: Final = partial(click.option, cls=Option, section="The machine to plan for")
+_other: Final = partial(click.option, cls=Option)
+
+
+def _machine_options(*, hidden: bool = False) -> tuple[Any, ...]:
+    """``up`` takes them, too, to say why it does not: they stand in the help of the other commands only."""
+    return (
+        _machine(
+            "--hardware",
+            multiple=True,
+            metavar="NAME[:COUNT]",
+            help="Hardware by name (rtx-3090:2, cpu, 'Apple M2 Ultra (76)'); repeat it for a mix. See `hardware list`.",
+            hidden=hidden,
+        ),
+        _machine(
+            "--memory",
+            type=SIZE,
+            help="Host memory (24GB, 24GiB); the one memory where it is unified.",
+            hidden=hidden,
+        ),
+        _machine("--vram", type=SIZE, help="Memory of each device.", hidden=hidden),
+        _machine("--bandwidth", type=BANDWIDTH, help="Memory bandwidth (1008GB/s).", hidden=hidden),
+    )
+
+
 _CHOICE: Final = (
-    click.option("--method", type=METHOD, help="Take this quantization method only."),
-    click.option("--format", type=FORMAT, help="Take this format only (q4_k_m, w4a16-g128, fp8 ...)."),
-    click.option("--runtime", type=RUNTIME, help="Take this runtime only."),
-    click.option("--quantizer", metavar="NAME", help="Make it with this library only."),
-    click.option("--kv-type", type=KV_TYPE, help="Store the KV cache in this type."),
+    _choice("--method", type=METHOD, help="Quantization method (gguf, awq, gptq, fp8, none ...)."),
+    _choice("--format", type=FORMAT, help="Format of the weights (q4_k_m, w4a16-g128, fp8 ...)."),
+    _choice("--runtime", type=RUNTIME, help="Runtime that serves it (llama.cpp, vllm ...)."),
+    _choice("--quantizer", type=QUANTIZER, help="Library that makes it (llama.cpp, llmcompressor ...)."),
+    _choice("--kv-type", type=KV_TYPE, help="Type of the KV cache (f16, q8_0 ...)."),
 )
 _WISHES: Final = (
-    click.option("--goal", type=GOAL, default="chat", show_default=True, help="What it is for; see `goals list`."),
-    click.option("--context", type=TOKENS, help="Tokens of context of each conversation (8192, 32k)."),
-    click.option("--parallel", type=COUNT, help="Requests served at the same time."),
-    click.option("--min-tps", type=click.FloatRange(min=0, min_open=True), help="Decode at least so many tokens/s."),
-    click.option("--max-memory", type=SIZE, help="Use at most this much memory in all."),
-    click.option(
+    _wish("--goal", type=GOAL, default="chat", show_default=True, help="What counts; see `goals list`."),
+    _wish("--context", type=TOKENS, help="Tokens of context of each conversation (8192, 32k)."),
+    _wish("--parallel", type=COUNT, help="Requests served at the same time."),
+    _wish("--min-tps", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Decode at least N tokens/s."),
+    _wish("--max-memory", type=SIZE, help="Use at most this much memory in all (12GiB)."),
+    _wish(
         "--min-quality",
         type=click.FloatRange(0, 1, min_open=True),
+        metavar="SHARE",
         help="Keep at least this share of the original's quality (0.98).",
     ),
-    click.option("--within", type=DURATION, help="Be ready within this time (90s, 10m, 1h)."),
-    click.option("--no-download", is_flag=True, help="Use only what is here already."),
+    _wish("--within", type=DURATION, help="Be ready within this time (90s, 10m, 1h)."),
+    _wish("--no-download", is_flag=True, help="Use only what is here already."),
 )
 _REPLAY: Final = (
-    click.option("--machine", type=EXISTING, help="Plan for a recorded machine (a folder or a file of `probe`)."),
-    click.option("--model-facts", type=EXISTING, help="Read the model's facts from a file instead."),
+    _machine("--machine", type=EXISTING, help="A machine recorded by `probe --record` or `probe --json`."),
+    _other("--model-facts", type=EXISTING, help="Read the model's facts from this file instead."),
 )
-_TOP: Final = (click.option("--top", type=COUNT, default=5, show_default=True, help="Show so many plans."),)
+_TOP: Final = (_other("--top", type=COUNT, default=5, show_default=True, help="Show the best N plans."),)
 
 
 def _stack(options: tuple[Any, ...]) -> Decorator:
@@ -59,6 +91,7 @@ def _stack(options: tuple[Any, ...]) -> Decorator:
     return decorate
 
 
-machine_options = _stack((*_MACHINE, _REPLAY[0]))
-planning_options = _stack((*_WISHES, *_CHOICE, *_MACHINE))
-recommend_options = _stack((*_WISHES, *_CHOICE, *_MACHINE, *_REPLAY, *_TOP))
+option: Final = _other
+machine_options = _stack((*_machine_options(), _REPLAY[0]))
+planning_options = _stack((*_WISHES, *_CHOICE, *_machine_options(hidden=True)))
+recommend_options = _stack((*_WISHES, *_CHOICE, *_machine_options(), *_REPLAY, *_TOP))

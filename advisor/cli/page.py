@@ -1,6 +1,7 @@
 """Writing for people: titles, fields, tables. The only place besides the progress bars that knows rich.
 
-Every text that goes in is cleaned of terminal escapes here, so views may pass on foreign text as it is.
+Every text that goes in is cleaned of terminal escapes here, so views may pass on foreign text as it is. Lines break
+between words only: an address, a path or an id is never cut, so that it can be copied from any terminal.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
+from advisor.facts import shown
 from advisor.facts.quantity import Quantity
 from advisor.facts.text import clean
 
-from . import numbers
+from . import layout
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 # Below this many columns tables become records of "name: value" lines.
 NARROW: Final = 60
+# Columns between two columns of a table.
+GAP: Final = 2
 # Width of text that goes into a pipe or file, where nobody has said how wide it may be.
 UNBOUND: Final = 110
 _CELL_LIMIT: Final = 400
@@ -47,8 +51,9 @@ class Column(NamedTuple):
 
 
 def quantity_cell(q: Quantity | None, style: str = "") -> Cell:
-    """A number with its origin; ``unknown`` where there is none."""
-    return Cell(numbers.quantity(q), style if q else FAINT, numbers.origin(q))
+    """A number with its origin, and its range where that is wide; ``unknown`` where there is none."""
+    note = ", ".join(part for part in (shown.origin(q), shown.wide(q)) if part)
+    return Cell(shown.quantity(q), style if q else FAINT, note)
 
 
 class Page:
@@ -73,9 +78,20 @@ class Page:
         text = self.console.end_capture()
         return text if self._terminal else "".join(f"{line.rstrip(' ')}\n" for line in text.splitlines())
 
-    def _print(self, text: Text | str, style: str = "") -> None:
+    def _print(self, text: Text, indent: int = 0) -> None:
+        """Write one paragraph; its later lines start ``indent`` columns to the right."""
         self._started = True
-        self.console.print(text, style=style or None, overflow="fold", soft_wrap=False)
+        ends = layout.breaks(text.plain, self.width, self.width - indent)
+        for index, part in enumerate(text.divide(ends)):
+            part.rstrip()
+            if index and indent:
+                part.pad_left(indent)
+            self.console.print(part, soft_wrap=True)
+
+    def _styled(self, text: str, style: str = "") -> Text:
+        from rich.text import Text
+
+        return Text(text, style=style)
 
     def blank(self) -> None:
         """An empty line, except at the top."""
@@ -85,16 +101,21 @@ class Page:
     def title(self, text: str) -> None:
         """A heading with an empty line before it."""
         self.blank()
-        self._print(clean(text, _CELL_LIMIT), STRONG)
+        self._print(self._styled(clean(text, _CELL_LIMIT), STRONG))
 
     def text(self, text: str, style: str = "", *, limit: int | None = 4000) -> None:
         """A paragraph."""
-        self._print(clean(text, limit), style)
+        self._print(self._styled(clean(text, limit), style))
 
     def lines(self, text: str) -> None:
-        """Text whose line breaks count."""
+        """Text whose line breaks count: nothing is wrapped."""
         for line in clean(text, None, one_line=False).split("\n"):
-            self._print(line)
+            self.verbatim(line)
+
+    def paragraphs(self, text: str) -> None:
+        """Text of several lines, each wrapped."""
+        for line in clean(text, None, one_line=False).split("\n"):
+            self._print(self._styled(line), indent=2)
 
     def verbatim(self, text: str) -> None:
         """One line that is not wrapped, so that it can be copied."""
@@ -103,28 +124,13 @@ class Page:
 
     def bullets(self, items: Iterable[str], style: str = "") -> None:
         """One sentence a line, hanging."""
-        for item in items:
-            self._hanging("- ", clean(item, 2000), style)
+        self.numbered((("-", item) for item in items), style)
 
-    def numbered(self, items: Iterable[tuple[str, str]]) -> None:
+    def numbered(self, items: Iterable[tuple[str, str]], style: str = "") -> None:
         """Sentences behind a label of their own."""
         for label, item in items:
-            self._hanging(f"{label}  ", clean(item, 2000), "")
-
-    def _hanging(self, lead: str, text: str, style: str) -> None:
-        from rich.padding import Padding
-        from rich.text import Text
-
-        if self.narrow:
-            self._print(lead + text, style)
-            return
-        self._started = True
-        whole = Text(text, style=style, overflow="fold")
-        lines = whole.wrap(self.console, max(self.width - len(lead), 20))
-        first, *rest = lines or [Text()]
-        self.console.print(Text(lead).append_text(first), overflow="fold")
-        for line in rest:
-            self.console.print(Padding(line, (0, 0, 0, len(lead))))
+            lead = f"{label} " if label else "  "
+            self._print(self._styled(lead + clean(item, 2000), style), 0 if self.narrow else len(lead))
 
     def fields(self, rows: Iterable[tuple[str, str | Cell]]) -> None:
         """Aligned ``label  value  (note)`` lines."""
@@ -133,50 +139,70 @@ class Page:
             return
         pad = 0 if self.narrow else max(len(label) for label, _ in pairs)
         for label, cell in pairs:
-            self._print(self._line(label, cell, pad))
+            self._print(self._line(label, cell, pad), pad + 2 if pad else 0)
 
     def _line(self, label: str, cell: Cell, pad: int) -> Text:
         from rich.text import Text
 
-        line = Text(overflow="fold")
-        line.append(f"{label}: " if self.narrow else f"{label:<{pad}}  ", style=FAINT)
+        line = Text(f"{label:<{pad}}  " if pad else f"{label}: ", style=FAINT)
+        line = Text().append_text(line)
         line.append(clean(cell.text, _CELL_LIMIT), style=cell.style)
         if cell.note:
             line.append(f" ({clean(cell.note, _CELL_LIMIT)})", style=FAINT)
         return line
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Cell]]) -> None:
-        """A table with aligned columns, or records where the page is narrow."""
+        """A table with aligned columns, or records where the page is too narrow for its words."""
         cells = [[_cell(value) for value in row] for row in rows]
-        if self.narrow:
-            for index, row in enumerate(cells):
-                if index:
-                    self.blank()
-                for column, cell in zip(columns, row, strict=True):
-                    if cell.text:
-                        self._print(self._line(column.title, cell, 0))
-            return
-        self._table(columns, cells)
+        cells = [[Cell(clean(c.text, _CELL_LIMIT), c.style, clean(c.note, _CELL_LIMIT)) for c in row] for row in cells]
+        widths = None if self.narrow else self._widths(columns, cells)
+        if widths is None:
+            self._records(columns, cells)
+        else:
+            self._table(columns, cells, widths)
 
-    def _table(self, columns: Sequence[Column], cells: list[list[Cell]]) -> None:
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
+    def _records(self, columns: Sequence[Column], cells: list[list[Cell]]) -> None:
+        for index, row in enumerate(cells):
+            if index:
+                self.blank()
+            for column, cell in zip(columns, row, strict=True):
+                if cell.text:
+                    self._print(self._line(column.title, cell, 0))
+
+    def _widths(self, columns: Sequence[Column], cells: list[list[Cell]]) -> list[int] | None:
+        needs = []
+        for index, column in enumerate(columns):
+            notes = [(row[index].note, False) for row in cells if row[index].note]
+            texts = [(row[index].text, column.number) for row in cells]
+            needs.append(layout.need([(column.title, False), *texts, *notes]))
+        return layout.fit(needs, self.width, GAP)
+
+    def _table(self, columns: Sequence[Column], cells: list[list[Cell]], widths: list[int]) -> None:
+        self._row([(Cell(c.title, STRONG), c.number) for c in columns], widths)
+        self.console.print("─" * min(sum(widths) + GAP * (len(widths) - 1), self.width), style=FAINT)
+        for row in cells:
+            self._row([(cell, column.number) for cell, column in zip(row, columns, strict=True)], widths)
+
+    def _row(self, row: list[tuple[Cell, bool]], widths: list[int]) -> None:
         from rich.text import Text
 
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=STRONG)
-        for column in columns:
-            justify: str = "right" if column.number else "left"
-            table.add_column(Text(column.title), justify=justify, overflow="fold")  # type: ignore[arg-type]
-        for row in cells:
-            made = []
-            for cell in row:
-                text = Text(clean(cell.text, _CELL_LIMIT), style=cell.style)
-                if cell.note:
-                    text.append("\n" + clean(cell.note, _CELL_LIMIT), style=FAINT)
-                made.append(text)
-            table.add_row(*made)
         self._started = True
-        self.console.print(table)
+        columns = []
+        for (cell, number), width in zip(row, widths, strict=True):
+            parts = [(part, cell.style) for part in layout.wrapped(cell.text, width)]
+            parts += [(part, FAINT) for part in layout.wrapped(cell.note, width)] if cell.note else []
+            columns.append([layout.Part(text, style, number) for text, style in parts])
+        for index in range(max(map(len, columns))):
+            line = Text()
+            for parts_, width in zip(columns, widths, strict=True):
+                if line.plain or parts_ is not columns[0]:
+                    line.append(" " * GAP)
+                part = parts_[index] if index < len(parts_) else layout.Part("", "", number=False)
+                space = " " * max(0, width - layout.length(part.text))
+                line.append(space if part.number else "").append(part.text, style=part.style)
+                line.append("" if part.number else space)
+            line.rstrip()
+            self.console.print(line, soft_wrap=True)
 
 
 def _cell(value: str | Cell) -> Cell:

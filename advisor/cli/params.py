@@ -10,13 +10,30 @@ import click
 from click.shell_completion import CompletionItem
 
 from advisor.cli import values
-from advisor.errors import AdvisorError, did_you_mean
-from advisor.facts.words import GGUF_FORMATS, GOALS, KV_TYPES, METHODS, PLAIN_FORMATS, RUNTIMES, is_format
+from advisor.cli.failure import command_name
+from advisor.cli.run import Run
+from advisor.errors import AdvisorError, word_not_found
+from advisor.facts.words import (
+    GGUF_FORMATS,
+    GOALS,
+    GROUPED_EXAMPLES,
+    KV_TYPES,
+    METHODS,
+    PLAIN_FORMATS,
+    RUNTIMES,
+    is_format,
+)
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
 else:  # generic only in newer releases
     _Type = click.ParamType
+
+
+def tell_command(ctx: click.Context | None) -> None:
+    """Name the command to the error document: its own code has not begun while its words are read."""
+    if ctx is not None and isinstance(ctx.obj, Run):
+        ctx.obj.command = command_name(ctx) or ctx.obj.command
 
 
 class Parsed(_Type):
@@ -36,22 +53,28 @@ class Parsed(_Type):
             self.fail(str(e) + ".", param, ctx)
 
 
-class Word(_Type):
-    """A word of a fixed vocabulary; case does not matter. ``accepts`` admits words beyond the listed ones."""
+class Name(_Type):
+    """A name of the contract's vocabulary; case does not matter. An unknown one is ``word-not-found``, no usage error.
+
+    ``accepts`` admits names beyond the listed ones.
+    """
 
     def __init__(self, name: str, words: tuple[str, ...], accepts: Callable[[str], bool] | None = None) -> None:
         self.name = name
-        self._words = words
+        self._words = tuple(dict.fromkeys(words))
         self._accepts = accepts or words.__contains__
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the word in lower case."""
         word = str(value).lower()
         if not self._accepts(word):
-            near = did_you_mean(word, self._words)
-            known = "" if near else " Known: " + ", ".join(self._words) + "."
-            self.fail(f"there is no {self.name} {value!r}.{near}{known}", param, ctx)
+            tell_command(ctx)
+            raise word_not_found(self.name, str(value), self._words, hint=f"{ctx.command_path} --help" if ctx else None)
         return word
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The last word of the name: ``TYPE`` of a KV cache type."""
+        return self.name.split()[-1].upper()
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Offer the listed words."""
@@ -83,6 +106,7 @@ class Existing(_Type):
         except (OSError, ValueError):
             there = False
         if not there:
+            tell_command(ctx)
             option = param.get_error_hint(ctx) if param is not None and ctx is not None else "path"
             raise AdvisorError("file-not-found", f"{option}: there is no file or folder {str(value)!r}.")
         return path
@@ -96,11 +120,12 @@ SIZE: Final = Parsed("size", values.parse_size)
 BANDWIDTH: Final = Parsed("rate", values.parse_bandwidth)
 DURATION: Final = Parsed("duration", values.parse_duration)
 TOKENS: Final = Parsed("tokens", values.parse_tokens)
-COUNT: Final = click.IntRange(min=1)
-METHOD: Final = Word("method", METHODS)
-FORMAT: Final = Word("format", (*GGUF_FORMATS, *PLAIN_FORMATS, "w4a16-g128", "hqq4-g64"), is_format)
-RUNTIME: Final = Word("runtime", RUNTIMES)
-KV_TYPE: Final = Word("KV cache type", KV_TYPES)
+COUNT: Final = Parsed("n", values.parse_count)
+METHOD: Final = Name("method", METHODS)
+FORMAT: Final = Name("format", (*GGUF_FORMATS, *PLAIN_FORMATS, *GROUPED_EXAMPLES), is_format)
+RUNTIME: Final = Name("runtime", RUNTIMES)
+KV_TYPE: Final = Name("KV cache type", KV_TYPES)
 GOAL: Final = Suggested("goal", GOALS)
+QUANTIZER: Final = Suggested("quantizer", ("llama.cpp", "llmcompressor", "gptqmodel", "autoawq", "bitsandbytes", "hqq"))
 EXISTING: Final = Existing()
 NEW_PATH: Final = click.Path(path_type=Path)

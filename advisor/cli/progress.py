@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from advisor.events import Event
+from advisor.facts import shown
 from advisor.facts.text import clean
 
-from . import numbers, redact
+from . import redact
 from .sink import encode, write_line
 
 if TYPE_CHECKING:
@@ -40,15 +41,15 @@ def amount(event: Event) -> str:
     """``1.20 GiB of 4.60 GiB, 30 s left`` as far as it is known."""
     parts: list[str] = []
     if event.done is not None:
-        show = numbers.size if event.unit == "bytes" else numbers.plain
+        show = shown.size if event.unit == "bytes" else shown.plain
         said = show(event.done)
         if event.total is not None:
             said += f" of {show(event.total)}"
         if event.unit not in (None, "bytes"):
             said += f" {clean(event.unit or '', 40)}"
         parts.append(said)
-    if event.seconds_left is not None:
-        parts.append(f"{numbers.seconds(event.seconds_left)} left")
+    if event.seconds_left is not None and event.done != event.total:
+        parts.append(f"{shown.seconds(event.seconds_left)} left")
     return ", ".join(parts)
 
 
@@ -58,8 +59,9 @@ def ended(event: Event) -> str:
     if event.kind == "step-reused":
         took = "reused"
     else:
-        took = numbers.seconds(event.seconds) if event.seconds is not None else ""
-    return "  ".join(part for part in (f"{step:<12}", f"{took:<9}", text_of(event)) if part.strip()).rstrip()
+        took = shown.seconds(event.seconds) if event.seconds is not None else ""
+    told = "failed" if event.kind == "step-failed" else text_of(event)  # why is the error that follows
+    return "  ".join(part for part in (f"{step:<12}", f"{took:<9}", told) if part.strip()).rstrip()
 
 
 class JsonLines:
@@ -128,8 +130,9 @@ class Lines:
         if event.kind == "note":
             return f"{step}: {text_of(event)}" if step else text_of(event)
         word = {"step-finished": "done", "step-reused": "reused", "step-failed": "failed"}[event.kind]
-        took = f" in {numbers.seconds(event.seconds)}" if event.seconds is not None else ""
-        told = f": {text_of(event)}" if event.message else ""
+        took = f" in {shown.seconds(event.seconds)}" if event.seconds is not None else ""
+        # Why a step failed is the error that follows.
+        told = f": {text_of(event)}" if event.message and event.kind != "step-failed" else ""
         return f"{step}: {word}{took}{told}"
 
     def close(self) -> None:

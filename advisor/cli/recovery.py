@@ -42,7 +42,8 @@ def recovering(run: Run, what: str | None, recover: str | None, options: dict[st
             if not _wanted(run, way, following, e):
                 e.hint = f"advisor up {following}" if way != "never" else e.hint
                 raise
-            run.sink.warn(e.message)
+            if e.message not in run.sink.warned:
+                run.sink.warn(e.message)
             tried.add(following)
             what, options = following, {name: options[name] for name in _KEPT if name in options}
 

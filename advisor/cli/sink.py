@@ -31,6 +31,7 @@ class Sink:
         self.mode: Mode = mode
         self.verbose = verbose
         self.written = False
+        self.warned: set[str] = set()
         self._broken = False
 
     # ------------------------------------------------------------------ answers
@@ -97,7 +98,7 @@ class Sink:
             return
         from .views import errors
 
-        for text in errors.lines(error, verbose=self.verbose):
+        for text in errors.lines(error, verbose=self.verbose, told=error.message in self.warned):
             write_line(sys.stderr, text)
 
     # ------------------------------------------------------------- standard error
@@ -109,6 +110,7 @@ class Sink:
 
     def warn(self, text: str) -> None:
         """Tell something that may matter; also in quiet mode."""
+        self.warned.add(text)
         self._aside("warning", text)
 
     def _aside(self, kind: str, text: str) -> None:

@@ -88,3 +88,15 @@ def parse_tokens(text: str) -> int:
     if tokens <= 0:
         raise ValueError(f"{text!r} is no number of tokens: it must be above zero")
     return tokens
+
+
+def parse_count(text: str) -> int:
+    """A whole number above zero.
+
+    Raises:
+        ValueError: a sentence that says what is wrong and how it is written.
+    """
+    found = re.fullmatch(r"\d{1,12}", text.strip(), re.ASCII)
+    if not found or int(found[0]) < 1:
+        raise ValueError(f"{text!r} is no whole number above zero; write for example 4")
+    return int(found[0])

@@ -63,6 +63,10 @@ _START: Final = {
     "transformers": (15.0, 6.0, 60.0),
 }
 _READ: Final = (600e6, 120e6, 4000e6)  # bytes/s from disk: SATA SSD; a hard disk to NVMe or page cache
+# bytes/s on one core of an AMD EPYC, by its CPU time (docs/measured/load-mode.md): into the layout of the CPU, and from
+# the page cache into memory of its own. A slow core does half, a fast one twice as much.
+_REPACK: Final = 1.1e9
+_COPY_OUT: Final = 3.5e9
 
 
 def seconds(work: Work, params: int, cores: float, *, share: float = 1.0) -> Quantity:
@@ -142,14 +146,18 @@ def quantize_time(
     return _sum(parts)
 
 
-def start_time(runtime: str, load_bytes: float) -> Quantity:
-    """Seconds from the start of the runtime to its first answer: its own start, and reading ``load_bytes``."""
+def start_time(runtime: str, load_bytes: float, *, repacked_bytes: float = 0.0, mapped: bool = True) -> Quantity:
+    """Seconds from the start of the runtime to its first answer: its own start, and reading ``load_bytes``.
+
+    Of these ``repacked_bytes`` are put into another layout; where the file is not ``mapped`` all are copied once.
+    """
     value, low, high = _START.get(runtime, (10.0, 2.0, 60.0))
     rate, slow, fast = _READ
+    work = repacked_bytes / _REPACK + (0.0 if mapped else load_bytes / _COPY_OUT)
     return Quantity(
-        value=value + load_bytes / rate,
-        low=low + load_bytes / fast,
-        high=high + load_bytes / slow,
+        value=value + load_bytes / rate + work,
+        low=low + load_bytes / fast + work / 2,
+        high=high + load_bytes / slow + work * 2,
         unit="s",
         method="guess",
         source="time to start the runtime, and reading the weights at the speed of an unknown disk",
@@ -167,6 +175,8 @@ def time(
     load_bytes: float,
     imatrix: bool,
     as_is: bool | None = None,
+    repacked_bytes: float = 0.0,
+    mapped: bool = True,
 ) -> Time:
     """Seconds of all steps. ``fetch`` is 0 for weights that are here and ``None`` otherwise: no speed is known."""
     fetch = None
@@ -175,7 +185,7 @@ def time(
     return Time(
         fetch=fetch,
         quantize=quantize_time(model, tensors, method, fmt, machine, imatrix=imatrix, as_is=as_is),
-        start=start_time(runtime, load_bytes),
+        start=start_time(runtime, load_bytes, repacked_bytes=repacked_bytes, mapped=mapped),
     )
 
 

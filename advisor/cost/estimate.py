@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from advisor.cost import effort
+from advisor.cost import effort, repack
 from advisor.cost.formats import checkpoint
 from advisor.cost.gguf_file import weight_map
 from advisor.cost.gguf_mix import DEFAULTS, fallbacks
+from advisor.cost.llama_memory import is_mapped
 from advisor.cost.memory import memory
+from advisor.cost.placement import HOST
 from advisor.cost.quality import quality
 from advisor.cost.speed import DEPTH, speed
 from advisor.facts.base import Shape
@@ -69,9 +71,14 @@ def cost(
         AdvisorError: ``bad-option`` for an unknown format (of a file that is not served ``as_is``).
         KeyError: an unknown device or cache type.
     """
+    repacked, mapped = 0, True
     if method == "gguf":
         weights = weight_map(model, tensors, fmt, imatrix=imatrix, as_is=as_is)
         size, narrow = weights.file, fallbacks(weights.assigned)
+        if devices == (HOST,):
+            types = repack.here(machine, provider if runtime == "llama.cpp" else "build", build_isa)
+            repacked = sum(repack.copied_bytes(weights, types).values())
+            mapped = is_mapped(settings)
     else:
         size, narrow = checkpoint(model, tensors, method, fmt).total, {}
     need = memory(
@@ -130,6 +137,8 @@ def cost(
             load_bytes=float(need.weights.value),
             imatrix=imatrix,
             as_is=as_is,
+            repacked_bytes=float(repacked),
+            mapped=mapped,
         ),
         disk=effort.disk(
             model,

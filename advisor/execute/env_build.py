@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +33,7 @@ _NETWORK: Final = re.compile(
     r"network is unreachable|no route to host|newconnectionerror|temporary failure",
     re.IGNORECASE,
 )
+_RETRY: Final = re.compile(r"^\s*WARNING: Retrying \(")
 _PIP_DOWNLOAD: Final = re.compile(
     r"^\s*(Collecting|Processing|Downloading|Using cached|Installing collected)\b\s*(.*)$"
 )
@@ -199,17 +200,23 @@ def download(
         AdvisorError: ``network``, ``file-not-found`` (no such distribution), ``integrity``, ``disk-full``.
     """
     request = {"requirement": requirement, "kind": kind, "dest": str(dest), "max_bytes": max_bytes}
-    return run_runner(
-        python,
-        "pip_fetch.py",
-        request,
-        step=step,
-        reporter=reporter,
-        cancel=cancel,
-        log=log,
-        variables=PIP_VARIABLES,
-        code="network",
-    )
+    try:
+        return run_runner(
+            python,
+            "pip_fetch.py",
+            request,
+            step=step,
+            reporter=reporter,
+            cancel=cancel,
+            log=log,
+            variables=PIP_VARIABLES,
+            code="network",
+        )
+    except AdvisorError as e:
+        e.context = tuple(_telling(e.context))
+        if e.code == "network" and e.hint is None:
+            e.hint = "advisor doctor"
+        raise
 
 
 def _part(env: Env, pin: SdistPin, folder: Path, *, log: Path, reporter: Reporter) -> Callable[[Cancel], None]:
@@ -309,7 +316,13 @@ def _pip_failed(done: Completed, what: str) -> AdvisorError:
         return AdvisorError("integrity", f"{what}: a download does not match its hash.", context=done.tail)
     code = "network" if _NETWORK.search(text) else "env-failed"
     why = "the package index could not be reached" if code == "network" else f"exit status {done.returncode}"
-    return AdvisorError(code, f"{what}: {why}.", context=(*done.tail, f"log: {done.log}"), hint="advisor doctor")
+    context = (*_telling(done.tail), f"log: {done.log}")
+    return AdvisorError(code, f"{what}: {why}.", context=context, hint="advisor doctor")
+
+
+def _telling(lines: Iterable[str]) -> list[str]:
+    """Without the line that pip writes at each of its retries; the last line has the reason too."""
+    return [line for line in lines if not _RETRY.match(line)]
 
 
 def _short(text: str) -> str:

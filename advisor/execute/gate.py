@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +19,7 @@ _NAMES: Final = {
     "kld": "mean KL divergence",
     "perplexity_ratio": "perplexity ratio",
     "top1_agreement": "agreement of the likeliest token",
+    "perplexity": "perplexity",
 }
 _ORDER: Final[tuple[Verdict, ...]] = ("pass", "warn", "fail")
 # Findings of these codes fail the gate whatever the numbers say.
@@ -39,7 +41,12 @@ class Measured(NamedTuple):
         ratio = None
         if self.perplexity is not None and self.perplexity_reference:
             ratio = self.perplexity / self.perplexity_reference
-        return {"kld": self.kld, "perplexity_ratio": ratio, "top1_agreement": self.top1_agreement}
+        return {
+            "kld": self.kld,
+            "perplexity_ratio": ratio,
+            "top1_agreement": self.top1_agreement,
+            "perplexity": self.perplexity,
+        }
 
 
 def level(name: str, value: float, band: Band) -> Verdict:
@@ -48,6 +55,22 @@ def level(name: str, value: float, band: Band) -> Verdict:
     if sign * value <= sign * band.warn:
         return "pass"
     return "warn" if sign * value <= sign * band.fail else "fail"
+
+
+def bands_without_original(vocabulary: int | None) -> dict[str, Band]:
+    """What a file without an original is held against: it must know more than nothing.
+
+    A model that knows nothing gives every token the same chance; its perplexity is the size of the vocabulary, and that
+    fails. Half of that in nats (the square root) is the limit of a warning: working models of any size stay far below
+    on prose, damaged ones do not.
+
+    Args:
+        vocabulary: tokens; ``None`` where the file does not say.
+    """
+    if vocabulary is None or vocabulary < 4:
+        return {}
+    source = f"a model that knows nothing has the perplexity of its vocabulary, {vocabulary:,} tokens"
+    return {"perplexity": Band(warn=math.sqrt(vocabulary), fail=float(vocabulary), unit="ratio", source=source)}
 
 
 def judge(measured: Measured, bands: Mapping[str, Band], findings: Sequence[Finding]) -> Gate:

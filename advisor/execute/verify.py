@@ -96,7 +96,10 @@ def verify(
         reporter=say,
         cancel=cancel,
     )
-    bands = _bands(model, method, fmt, imatrix) if reference is not None else {}
+    if reference is not None:
+        bands = _bands(model, method, fmt, imatrix)
+    else:
+        bands = gate.bands_without_original(model.vocab)
     measured = gate.Measured(
         perplexity=got["perplexity"][-1],
         perplexity_reference=got["perplexity"][0] if reference is not None else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-from advisor.facts.words import GOALS, KV_TYPES, METHODS, RUNTIMES
+from advisor.facts.words import GOALS, KV_TYPES, LOAD_MODES, METHODS, RUNTIMES
 
 FactValue = str | bool | int | float | tuple[str, ...]
 FactType = Literal["word", "words", "number", "bool"]
@@ -70,6 +70,7 @@ FACTS: Final[dict[str, FactDef]] = {
     "candidate.heads_divide": _flag("the number of tensor-parallel devices divides the attention and KV heads"),
     "candidate.engine_duplicate": _flag("another runtime with the same engine serves the same file and is nearer"),
     "candidate.fits_gpu_alone": _flag("the same method, format and runtime fit the accelerator without the host"),
+    "candidate.repacked_ratio": _number("share of the weights that llama.cpp puts into a layout of this CPU", "ratio"),
     # the device it runs on
     "device.kind": _word("kind of device", "cpu", "nvidia", "amd", "intel", "apple", "other"),
     "device.vendor": _word("vendor of the accelerator; none on the host", *_VENDORS),
@@ -167,4 +168,7 @@ SET_KEYS: Final[dict[str, FactDef]] = {
     "quantize.smoothing": _number("share of the difficulty moved from activations to weights", "ratio"),
     "quantize.merge_adapter": _flag("an adapter is merged into the weights first"),
     "quantize.calibration": _word("text that the quantizer looks at", "none", "required", "recommended"),
+    "settings.load_mode": _word("how llama.cpp gets the file into memory", *LOAD_MODES),
 }
+# Settings of the runtime are settled before the cost of a candidate is known.
+SETTING_PREFIX: Final = "settings."

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 from advisor.facts.base import Shape
 from advisor.facts.quantity import Quantity
 from advisor.facts.words import MethodName, PlanStatus, RuntimeName
 
 Effect = Literal["exclude", "require", "set", "prefer", "warn"]
+_WEIGHT: Final = re.compile(r"[+-][\d.]+(?:e[+-]?\d+)?$")
 
 
 class Settings(Shape, frozen=True, kw_only=True):
     """What the runtime is started with. ``context`` is in tokens for all ``parallel`` slots together.
 
     ``gpu_layers`` counts layers on the devices, ``cpu_moe_layers`` layers whose experts stay on the host.
+    ``load_mode`` is llama.cpp's: ``mmap`` maps the file, ``none`` reads it, so that weights that are repacked for the
+    CPU are in memory once.
     """
 
     context: int
@@ -107,6 +111,12 @@ class Decision(Shape, frozen=True, kw_only=True):
     target: str | None = None
     overlay: bool = False
     measured: tuple[str, ...] = ()
+
+    @property
+    def weight(self) -> float | None:
+        """What a ``prefer`` rule adds to a score, as ``target`` says (``guide-0.3``); below zero it speaks against."""
+        found = _WEIGHT.search(self.target or "") if self.effect == "prefer" else None
+        return float(found[0]) if found is not None else None
 
 
 class Plan(Shape, frozen=True, kw_only=True):

@@ -44,7 +44,8 @@ def spread(
 
 
 def total(parts: list[Quantity], source: str) -> Quantity:
-    """Sum quantities of one unit; bounds add up and the weakest method names the sum.
+    """Sum quantities of one unit; bounds add up and the weakest method names the sum. A sum with a spread is not exact:
+    parts that are computed exactly up to a bound make a ``formula``.
 
     Raises:
         ValueError: no parts, or parts of different units.
@@ -55,6 +56,8 @@ def total(parts: list[Quantity], source: str) -> Quantity:
     if len(units) != 1:
         raise ValueError(f"cannot add {sorted(units)}")
     weakest = min((p.method for p in parts), key=_WEAKEST_FIRST.index)
+    if weakest == "exact" and any(p.low != p.high for p in parts):
+        weakest = "formula"
     return Quantity(
         value=sum(p.value for p in parts),
         low=sum(p.low for p in parts),

@@ -143,7 +143,7 @@ class ReceiptError(Shape, frozen=True, kw_only=True):
 
 
 class Receipt(Shape, frozen=True, kw_only=True):
-    """What was predicted beside what was measured."""
+    """What was predicted beside what was measured at ``measured_at`` (UTC; ``None``: made by an older version)."""
 
     predicted: Side
     measured: Side
@@ -151,6 +151,7 @@ class Receipt(Shape, frozen=True, kw_only=True):
     quality_gate: Gate | None
     notes: tuple[str, ...] = ()
     answer: str | None = None
+    measured_at: str | None = None
 
 
 class UpResult(Shape, frozen=True, kw_only=True):

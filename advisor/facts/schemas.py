@@ -28,6 +28,12 @@ from advisor.facts.results import Artifact, Deployment, Envelope, Receipt, StepR
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
+class VersionData(Shape, frozen=True, kw_only=True):
+    """``advisor --version``."""
+
+    version: str
+
+
 class ProbeData(Shape, frozen=True, kw_only=True):
     """``advisor probe``."""
 
@@ -196,6 +202,7 @@ class SchemaData(Shape, frozen=True, kw_only=True):
 
 # command (its words joined by hyphens) -> the type of its document's data
 DATA: Final[dict[str, type[Shape]]] = {
+    "version": VersionData,
     "probe": ProbeData,
     "recommend": RecommendData,
     "estimate": EstimateData,

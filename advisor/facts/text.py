@@ -23,3 +23,11 @@ def clean(text: str, limit: int | None = 200, *, one_line: bool = True) -> str:
     if limit is not None and len(out) > limit:
         out = out[: limit - 1] + "…"
     return out
+
+
+def shell_word(text: str) -> str:
+    """``text`` as one word of a command line that a person may copy: cleaned, and quoted where a shell would take it
+    apart."""
+    import shlex
+
+    return shlex.quote(clean(text, 400))

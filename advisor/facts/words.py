@@ -62,8 +62,13 @@ GGUF_FORMATS: Final[tuple[str, ...]] = (
     "f16",
     "bf16",
 )
+# How llama.cpp gets a file into memory, in its own words: mapped; read into memory of its own; the same, and kept from
+# being swapped out.
+LOAD_MODES: Final[tuple[str, ...]] = ("mmap", "none", "mlock", "mmap+mlock")
 KV_TYPES: Final[tuple[str, ...]] = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 GROUPED_FORMAT: Final = re.compile(r"^w(?P<bits>[2348])a16-g(?P<group>\d+)$|^hqq(?P<hbits>[2348])-g(?P<hgroup>\d+)$")
+# Formats with a group size, of which there are more than can be listed.
+GROUPED_EXAMPLES: Final[tuple[str, ...]] = ("w4a16-g128", "hqq4-g64")
 PLAIN_FORMATS: Final[tuple[str, ...]] = ("w8a8", "fp8", "nvfp4", "mxfp4", "nf4", "int8", "bf16", "f16")
 
 EXIT_OK: Final = 0

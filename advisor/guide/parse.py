@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from advisor.errors import did_you_mean
-from advisor.facts.catalogue import FACTS, SCORES, SET_KEYS, FactDef
+from advisor.facts.catalogue import FACTS, LATE_PREFIXES, SCORES, SET_KEYS, SETTING_PREFIX, FactDef
 from advisor.facts.plan import SourceRef
 from advisor.facts.text import clean
 from advisor.facts.words import is_format
+from advisor.guide.conditions import facts_of
 from advisor.guide.schema import (
     COMPARISONS,
     KINDS,
@@ -259,11 +260,15 @@ def rule(value: object, path: str, doc: Document, *, file: str, family: str, lay
     on_unknown = _text(entry.get("on_unknown", default), f"{path}.on_unknown", "on_unknown")
     _known(on_unknown, ON_UNKNOWN, f"{path}.on_unknown", "choice of on_unknown")
     extra = _extras(kind, entry, path)
+    when = condition(entry["when"], f"{path}.when")
+    if str(extra.get("key", "")).startswith(SETTING_PREFIX):
+        for fact in sorted(f for f in facts_of(when) if f.startswith(LATE_PREFIXES)):
+            raise Bad(f"{path}.when", f"{extra['key']} is set before {fact} is known")
     return Rule(
         id=rule_id,
         name=name,
         kind=kind,  # type: ignore[arg-type]
-        when=condition(entry["when"], f"{path}.when"),
+        when=when,
         because=_text(entry["because"], f"{path}.because", "because"),
         sources=sources(entry["sources"], f"{path}.sources"),
         examples=_examples(entry["examples"], f"{path}.examples"),

@@ -13,6 +13,7 @@ from advisor.planner.candidate import Candidate
 from advisor.planner.commands import commands
 from advisor.planner.costing import HEADROOM, Fit
 from advisor.planner.status import Status
+from advisor.planner.tuning import parameters
 
 if TYPE_CHECKING:
     from advisor.cost.estimate import Cost
@@ -52,7 +53,7 @@ def plan_id(model: ModelFacts, s: Scored) -> str:
         "imatrix": s.imatrix,
         "devices": c.target.keys,
         "settings": settings,
-        "parameters": s.outcome.values,
+        "parameters": parameters(s.outcome.values),
     }
     return f"p-{hashlib.sha256(dumps_any(choice)).hexdigest()[:_ID_DIGITS]}"
 
@@ -95,7 +96,7 @@ def build(
         decisions=s.outcome.decisions,
         assumptions=tuple(dict.fromkeys(assumptions)),
         warnings=tuple(dict.fromkeys((*s.cost.warnings, *s.outcome.warnings))),
-        parameters=dict(s.outcome.values),
+        parameters=parameters(s.outcome.values),
         devices=c.target.keys,
         terms=s.terms | {"guide": s.outcome.scores.get("guide", 0.0)},
     )

@@ -69,6 +69,7 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings) -> tuple[Argv, ...]:
         argv = ["python", "-m", "llama_cpp.server", "--model", served, "--n_ctx", str(s.context)]
         argv += ["--n_gpu_layers", str(s.gpu_layers)]
         argv += ["--n_threads", str(s.threads)] if s.threads else []
+        argv += ["--use_mmap", "false"] if s.load_mode in ("none", "mlock") else []
         return ((*argv, *_HOST),)
     if c.runtime == "ollama":
         return (("ollama", "create", "<NAME>", "-f", "<Modelfile with FROM and num_ctx>"), ("ollama", "run", "<NAME>"))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CostFn = Callable[..., "Cost"]
 LayersFn = Callable[..., int]
+TuneFn = Callable[[Candidate, Settings], Settings]
 
 # Share of each memory that is left free.
 HEADROOM: Final = 0.05
@@ -80,6 +81,7 @@ class Costing:
         cost_fn: CostFn | None = None,
         layers_fn: LayersFn | None = None,
         engine: EngineOracle | None = None,
+        tune: TuneFn | None = None,
     ) -> None:
         if cost_fn is None:
             from advisor.cost.estimate import cost
@@ -92,7 +94,7 @@ class Costing:
         self.model, self.tensors, self.machine, self.goal, self.request = model, tensors, machine, goal, request
         self.cost_fn: CostFn = cost_fn
         self.layers_fn: LayersFn = layers_fn
-        self.engine = engine
+        self.engine, self.tune = engine, tune
         self.threads = threads(machine)
         self._costs: dict[tuple[object, ...], Cost] = {}
 
@@ -111,6 +113,8 @@ class Costing:
             load_mode="mmap" if llama else None,
             gpu_memory_utilization=utilization(self.machine, c.target) if c.runtime == "vllm" and on_device else None,
         )
+        if self.tune is not None:
+            base = self.tune(c, base)
         if c.target.placement != "split":
             return base
         layers = sum(
@@ -132,7 +136,7 @@ class Costing:
 
     def cost(self, c: Candidate, settings: Settings, *, imatrix: bool) -> Cost:
         """The cost of a candidate under ``settings``."""
-        key = (c.method, c.format, c.runtime, c.target.keys, settings.gpu_layers, imatrix)
+        key = (c.method, c.format, c.runtime, c.target.keys, settings.gpu_layers, settings.load_mode, imatrix)
         found = self._costs.get(key)
         if found is None:
             found = self.cost_fn(

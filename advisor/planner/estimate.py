@@ -8,10 +8,12 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Estimate, Goal, ModelSummary, PlanRequest, Settings, Warning_
 from advisor.facts.protocols import EngineOracle
+from advisor.guide.schema import RulePack
 from advisor.planner.candidate import LLAMA_ENGINES, Candidate, Target, source_of, targets
 from advisor.planner.costing import CostFn, Costing, Fit, LayersFn, threads
-from advisor.planner.facts import tensor_parallel
-from advisor.planner.request import check_words
+from advisor.planner.facts import CandidateFacts, fixed_facts, tensor_parallel
+from advisor.planner.request import check_context, check_words
+from advisor.planner.tuning import Tuning
 
 # ``gpu_layers`` that means: as many as fit.
 AUTO_LAYERS = -1
@@ -43,8 +45,11 @@ def estimate(
     engine: EngineOracle | None = None,
     cost_fn: CostFn | None = None,
     layers_fn: LayersFn | None = None,
+    pack: RulePack | None = None,
 ) -> Estimate:
     """Memory, speed and quality of one choice on ``machine``.
+
+    With ``pack`` the settings that rules choose (how the file is loaded) are those of a recommendation.
 
     ``settings.gpu_layers`` of -1 puts as many layers on the accelerator as fit; ``settings.context`` is for all
     ``parallel`` slots together and is cut to what the model was trained for.
@@ -52,6 +57,7 @@ def estimate(
     Raises:
         AdvisorError: ``bad-option``; ``contradictory-options`` where the format is none of the method.
     """
+    check_context(settings.context)
     check_words(PlanRequest(method=method, format=fmt, runtime=runtime, kv_type=settings.kv_type))
     warnings = []
     limit = model.context_max * settings.parallel if model.context_max is not None else None
@@ -70,15 +76,24 @@ def estimate(
         weights={},
         because="",
     )
+    request = PlanRequest(kv_type=settings.kv_type)
+    tune = None
+    if pack is not None:
+        from advisor.backends.registry import runtimes
+
+        known = {name: r.capabilities() for name, r in runtimes().items()}
+        fixed = fixed_facts(model, tensors, machine, goal, request)
+        tune = Tuning(pack, fixed, CandidateFacts(model, tensors, request, known, machine))
     costing = Costing(
         model,
         tensors,
         machine,
         goal,
-        PlanRequest(kv_type=settings.kv_type),
+        request,
         cost_fn=cost_fn,
         layers_fn=layers_fn,
         engine=engine,
+        tune=tune,
     )
     chosen, used = _place(costing, model, method, fmt, runtime, settings, machine)
     cost = costing.cost(chosen, used, imatrix=imatrix)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from advisor.facts import shown
 from advisor.facts.plan import Decision, Plan, Rejected, SourceRef
 from advisor.facts.quantity import Quantity
 from advisor.facts.reports import Explanation
 from advisor.guide.docs import rule_text, source_text
-from advisor.guide.schema import Rule, RulePack
+from advisor.guide.schema import Rule
+from advisor.planner.rejections import by_reason, text
 
 _VERBS = {
     "exclude": "rules it out",
@@ -30,31 +32,33 @@ _TERMS = {
 def explain_plan(
     plan: Plan,
     *,
+    goal: str | None = None,
+    machine: str | None = None,
     others: Sequence[Plan] = (),
     rejected: Sequence[Rejected] = (),
-    pack: RulePack | None = None,
     goal_weights: dict[str, float] | None = None,
 ) -> Explanation:
-    """Why ``plan``: its numbers, the rules that spoke for it, what set it apart from each other plan, what was dropped.
+    """Why ``plan``: its numbers, the rules that spoke, what set it apart from the other plans, what was dropped.
 
     Args:
+        goal: what it was ranked for; ``machine``: on which machine (``this``: the own one).
         others: the other plans of the same recommendation.
         goal_weights: the goal's weights; without them terms are compared unweighed.
     """
     details = [_numbers(plan)]
-    details += [decision_text(d) for d in plan.decisions]
+    details += [decision_text(d) for d in sorted(plan.decisions, key=_weightiest)]
+    said = {d.because for d in plan.decisions if d.effect == "warn"}
+    details += [f"Warning: {text}" for text in plan.warnings if text not in said]
     details += [f"Assumed: {text}." for text in plan.assumptions]
-    details += [f"Warning: {text}" for text in plan.warnings]
     details += [against(plan, o, goal_weights) for o in sorted(others, key=lambda p: p.rank) if o.id != plan.id]
     details += rejected_texts(rejected)
-    if pack is not None:
-        cited = [r for d in plan.decisions if (r := pack.get(d.rule)) is not None]
-        details += [rule_text(r) for r in cited]
+    if plan.decisions:
+        details.append(f"A rule in full, with its condition: advisor explain {plan.decisions[0].rule}")
     return Explanation(
         kind="plan",
         id=plan.id,
         title=f"{plan.model} as {plan.format} ({plan.method}) in {plan.runtime}",
-        text=_headline(plan),
+        text=_headline(plan, goal, machine),
         details=tuple(details),
         sources=_sources(plan.decisions),
     )
@@ -67,8 +71,15 @@ def explain_rule(rule: Rule) -> Explanation:
     )
 
 
-def _headline(plan: Plan) -> str:
-    where = " and ".join(plan.devices) or "the machine"
+def _weightiest(d: Decision) -> tuple[int, float, str]:
+    """The order in which decisions are told: for, against, then what is set and what is warned of."""
+    return (1 if d.weight is None else 0, -(d.weight or 0.0), d.rule)
+
+
+def _headline(plan: Plan, goal: str | None, machine: str | None) -> str:
+    cards = sum(key != "host" for key in plan.devices)
+    how = shown.placement(plan, cards)
+    where = shown.listed(plan.devices) + (f" ({how})" if cards > 1 else "") if plan.devices else "the machine"
     made = {
         "quantize": f"made with {plan.quantizer}",
         "as-is": "served as it is",
@@ -77,65 +88,54 @@ def _headline(plan: Plan) -> str:
     }[plan.source]
     status = {
         "ready": "It is ready to run.",
-        "needs": f"It needs: {', '.join(plan.needs)}.",
-        "elsewhere": f"It has to be made elsewhere: {', '.join(plan.needs)}.",
+        "needs": f"It needs: {'; '.join(plan.needs)}.",
+        "elsewhere": f"It has to be made elsewhere: {'; '.join(plan.needs)}.",
     }[plan.status]
-    weighty = [d for d in plan.decisions if d.effect == "prefer" and (d.target or "").find("+") >= 0]
+    weighty = [d for d in sorted(plan.decisions, key=_weightiest) if (d.weight or 0) > 0]
+    guide = plan.terms.get("guide", 0.0)
+    score = (
+        f"score {plan.score:.2f} ({plan.score - guide:.2f} of 1 for its numbers, {guide:+.2f} from the guide's rules)"
+    )
     why = f" {weighty[0].because}" if weighty else ""
-    return f"Rank {plan.rank}, score {plan.score:g}: {plan.format} in {plan.runtime} on {where}, {made}. {status}{why}"
+    asked = (f" for {goal}" if goal else "") + (
+        f" on {machine if machine != 'this' else 'this machine'}" if machine else ""
+    )
+    return f"Rank {plan.rank}{asked}, {score}: {plan.format} in {plan.runtime} on {where}, {made}. {status}{why}"
 
 
-def _size(q: Quantity | None) -> str:
+def _told(q: Quantity | None) -> str:
     if q is None:
         return "not known"
-    if q.unit == "bytes":
-        return f"{q.value / 1e9:.2f} GB"
-    return f"{q.value:.3g} {q.unit}"
+    origin = ", ".join(part for part in (shown.origin(q), shown.wide(q)) if part)
+    return f"{shown.quantity(q)} ({origin})"
 
 
 def _numbers(plan: Plan) -> str:
     return (
-        f"Memory {_size(plan.memory.total)} ({plan.memory.total.method}), decode {_size(plan.speed.decode)}, "
-        f"KL divergence {_size(plan.quality.kld)}, time to make {_size(plan.time.quantize)}."
+        f"Memory {_told(plan.memory.total)}, decode {_told(plan.speed.decode)}, "
+        f"KL divergence {_told(plan.quality.kld)}, time to make {_told(plan.time.quantize)}."
     )
 
 
 def decision_text(d: Decision) -> str:
     """One decision: rule, effect, reason, measured differences, citations."""
     effect = _VERBS[d.effect] + (f" {d.target}" if d.target else "")
+    if d.weight is not None:
+        effect = f"speaks {'against' if d.weight < 0 else 'for'} it ({d.target})"
     measured = f" ({'; '.join(d.measured)})" if d.measured else ""
     own = " [your own rule]" if d.overlay else ""
     cited = "; ".join(source_text(s) for s in d.sources)
     return f"{d.rule} {effect}: {d.because}{measured}{own}" + (f" [{cited}]" if cited else "")
 
 
-def rejected_text(r: Rejected) -> str:
-    """One dropped candidate: rule, reason, missing bytes, what to take instead."""
-    return rejected_texts((r,))[0]
-
-
 def rejected_texts(rejected: Sequence[Rejected]) -> list[str]:
-    """One line for each reason: what it dropped, why, the missing bytes of the closest, what to take instead."""
-    groups: dict[tuple[str, str], list[Rejected]] = {}
-    for r in rejected:
-        groups.setdefault((r.rule, r.because), []).append(r)
-    out = []
-    for (rule, because), members in groups.items():
-        by_runtime: dict[str, list[str]] = {}
-        for r in members:
-            name = r.format if r.method in ("gguf", r.format) else f"{r.method} {r.format}"
-            by_runtime.setdefault(r.runtime, []).append(name)
-        what = "; ".join(f"{', '.join(dict.fromkeys(names))} in {runtime}" for runtime, names in by_runtime.items())
-        shorts = [r.short_by for r in members if r.short_by]
-        short = f" The closest is short by {min(shorts) / 1e9:.2f} GB." if shorts else ""
-        instead = f" Instead: {', '.join(members[0].instead)}." if members[0].instead else ""
-        out.append(f"Not {what}: {because} ({rule}){short}{instead}")
-    return out
+    """One line for each rule: what it dropped, why, the missing bytes of the closest, what to take instead."""
+    return [f"Not {text(reason)}" for reason in by_reason(rejected)]
 
 
 def against(plan: Plan, other: Plan, weights: dict[str, float] | None = None) -> str:
     """What set ``plan`` apart from ``other``: the terms of the score, largest difference first."""
-    name = f"{other.id} ({other.format} in {other.runtime} on {' and '.join(other.devices)}, score {other.score:g})"
+    name = f"{other.id} ({other.format} in {other.runtime} on {' and '.join(other.devices)}, score {other.score:.2f})"
     gaps = []
     for term in sorted({*plan.terms, *other.terms}):
         weight = 1.0 if term == "guide" or weights is None else weights.get(term, 0.0)
@@ -144,7 +144,8 @@ def against(plan: Plan, other: Plan, weights: dict[str, float] | None = None) ->
             gaps.append((gap, term))
     gaps.sort(key=lambda g: (-abs(g[0]), g[1]))
     words = [f"{_TERMS.get(term, term)} {gap:+.3f}" for gap, term in gaps]
-    status = f"; it {other.status} {', '.join(other.needs)}" if other.status == "needs" else ""
+    extra = [need for need in other.needs if need not in plan.needs]
+    status = f"; it also needs: {'; '.join(extra)}" if other.status == "needs" and extra else ""
     if other.status == "elsewhere":
         status = "; it has to be made elsewhere"
     verb = "Before" if plan.rank < other.rank else "After"

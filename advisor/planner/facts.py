@@ -119,10 +119,13 @@ class CandidateFacts:
         tensors: tuple[TensorSpec, ...],
         request: PlanRequest,
         runtimes: Mapping[str, RuntimeCapabilities],
+        machine: Machine,
     ) -> None:
         from advisor.cost.gguf_mix import imatrix_need
 
         self._need = imatrix_need
+        self.machine = machine
+        self._repacked: dict[tuple[str, str, bool, bool], float | None] = {}
         self.model, self.tensors, self.request, self.runtimes = model, tensors, request, runtimes
         self._by_target: dict[tuple[str, ...], Facts] = {}
         self._by_format: dict[tuple[str, str, str], Facts] = {}
@@ -189,7 +192,27 @@ class CandidateFacts:
                 self.model.kv_heads % parallel == 0 or parallel % max(1, self.model.kv_heads) == 0
             ),
             "candidate.engine_duplicate": self._duplicate(c),
+            "candidate.repacked_ratio": self.repacked(c),
         }  # fmt: skip
+
+    def repacked(self, c: Candidate) -> float | None:
+        """Share of the weights that llama.cpp puts into a layout of this CPU; ``None`` where no tensors are known.
+
+        0 beside an accelerator: there the engine keeps the host's share in memory of the accelerator's driver.
+        """
+        if c.method != "gguf" or c.target.placement != "cpu" or not c.runtime.startswith("llama"):
+            return 0.0
+        if not self.tensors or not self.runtimes[c.runtime].loads(c.method, c.format):
+            return None
+        key = (c.format, c.source, self.imatrix(c), c.runtime == "llama.cpp")
+        if key not in self._repacked:
+            from advisor.cost import repack
+            from advisor.cost.gguf_file import weight_map
+
+            weights = weight_map(self.model, self.tensors, c.format, imatrix=key[2])
+            types = repack.here(self.machine, "wheel" if key[3] else "build")
+            self._repacked[key] = round(repack.ratio(weights, types), 4)
+        return self._repacked[key]
 
     def _capable(self, c: Candidate, caps: RuntimeCapabilities) -> bool:
         have = self.target(c.target).get("device.compute_capability")

@@ -22,6 +22,7 @@ from advisor.planner.costing import CostFn, Costing, LayersFn
 from advisor.planner.facts import CandidateFacts, Facts, fixed_facts
 from advisor.planner.request import check, effective_goal
 from advisor.planner.status import Status, judge
+from advisor.planner.tuning import Tuning
 
 _EXCLUDING: Final = ("exclude", "require")
 # Facts that differ between formats of one method; a rule that asks for none of them speaks for all formats at once.
@@ -122,7 +123,7 @@ class Planner:
         self.runtimes, self.quantizers = runtimes, quantizers
         self.engine, self.cost_fn, self.layers_fn = engine, cost_fn, layers_fn
 
-    def costing(self, machine: Machine, goal: Goal, request: PlanRequest) -> Costing:
+    def costing(self, machine: Machine, goal: Goal, request: PlanRequest, tune: Tuning) -> Costing:
         """The costs of this model on ``machine``."""
         return Costing(
             self.model,
@@ -133,16 +134,18 @@ class Planner:
             cost_fn=self.cost_fn,
             layers_fn=self.layers_fn,
             engine=self.engine,
+            tune=tune,
         )
 
     def plan(self, machine: Machine, goal: Goal, request: PlanRequest) -> Round:
         """Filter, cost, fit, score and rank."""
         goal, notes = effective_goal(goal, request, self.model)
-        costing = self.costing(machine, goal, request)
         fixed = fixed_facts(self.model, self.tensors, machine, goal, request)
+        facts = CandidateFacts(self.model, self.tensors, request, self.runtimes, machine)
+        costing = self.costing(machine, goal, request, Tuning(self.pack, fixed, facts))
         anchors = costing.anchors()
         rules = prepare(self.pack, fixed)
-        run_ = _Run(self, machine, goal, costing, rules, {**fixed, **anchors}, request)
+        run_ = _Run(self, machine, goal, costing, rules, {**fixed, **anchors}, facts)
         considered = 0
         found = candidates(
             self.model, machine, request, runtimes=self.runtimes, quantizers=self.quantizers, tensors=self.tensors
@@ -174,13 +177,13 @@ class _Run:
         costing: Costing,
         rules: Prepared,
         fixed: Facts,
-        request: PlanRequest,
+        facts: CandidateFacts,
     ) -> None:
         self.planner, self.machine, self.goal, self.costing, self.fixed = planner, machine, goal, costing, fixed
         self.early: tuple[Ready, ...] = rules.early
         self.late_out = tuple(r for r in rules.late if r.rule.kind in _EXCLUDING)
         self.everything = rules.all
-        self.facts = CandidateFacts(planner.model, planner.tensors, request, planner.runtimes)
+        self.facts = facts
         self.kept: list[Scored] = []
         self.dropped: list[Drop] = []
         self._whole: dict[tuple[str, ...], Rule] = {}
@@ -215,7 +218,7 @@ class _Run:
         facts.update(self.costing.late_facts(cost, fit, c.source))
         out = excluded_by(self.late_out, facts)
         if out is not None:
-            short = fit.short_by if out.rule.id == "MEM-001" else None
+            short = fit.short_by if "fit.fits" in out.varies else None
             if out.rule.id == "MEM-002" and self.costing.request.max_memory_bytes is not None:
                 short = int(cost.memory.total.value) - self.costing.request.max_memory_bytes
             self._drop(c, out.rule, facts, short)

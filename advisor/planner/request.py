@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from advisor.backends.base import QuantizerCapabilities
-from advisor.errors import AdvisorError, did_you_mean
+from advisor.errors import AdvisorError, word_not_found
 from advisor.facts.catalogue import FactValue
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Goal, PlanRequest
-from advisor.facts.words import KV_TYPES, METHODS, RUNTIMES, is_format
+from advisor.facts.words import (
+    GGUF_FORMATS,
+    GROUPED_EXAMPLES,
+    KV_TYPES,
+    METHODS,
+    PLAIN_FORMATS,
+    RUNTIMES,
+    is_format,
+)
 from advisor.guide.conditions import compile_, facts_of
 from advisor.guide.schema import Rule, RulePack
 from advisor.planner.candidate import FORMATS, takes
@@ -21,7 +29,7 @@ def check(request: PlanRequest, pack: RulePack, quantizers: Mapping[str, Quantiz
     """Refuse unknown words, numbers without sense, and combinations that no machine can run.
 
     Raises:
-        AdvisorError: ``bad-option`` or ``contradictory-options`` (with the id of the rule that says so).
+        AdvisorError: ``word-not-found``; ``bad-option``; ``contradictory-options`` (with the rule that says so).
     """
     check_words(request)
     for what, number in (
@@ -35,27 +43,42 @@ def check(request: PlanRequest, pack: RulePack, quantizers: Mapping[str, Quantiz
     ):
         if number is not None and not number > 0:
             raise AdvisorError("bad-option", f"--{what} is above zero, not {number}.")
+    check_context(request.context)
     if request.min_quality is not None and request.min_quality > 1:
         raise AdvisorError("bad-option", f"--min-quality is at most 1, the original's, not {request.min_quality}.")
     _check_quantizer(request, quantizers)
     _check_rules(request, pack)
 
 
+def check_context(context: int | None) -> None:
+    """Refuse a context that no runtime can work with: llama.cpp pads it to whole blocks of 256 tokens.
+
+    Raises:
+        AdvisorError: ``bad-option``.
+    """
+    if context is not None and context < MIN_CONTEXT:
+        raise AdvisorError(
+            "bad-option",
+            f"--context is at least {MIN_CONTEXT} tokens, not {context}.",
+            hint=f"advisor recommend --context {MIN_CONTEXT}",
+        )
+
+
 def check_words(request: PlanRequest) -> None:
     """Refuse unknown words, and a format that is none of the method.
 
     Raises:
-        AdvisorError: ``bad-option`` or ``contradictory-options``.
+        AdvisorError: ``word-not-found`` or ``contradictory-options``.
     """
     for what, word, known in (
         ("method", request.method, METHODS),
         ("runtime", request.runtime, RUNTIMES),
-        ("kv-type", request.kv_type, KV_TYPES),
+        ("KV cache type", request.kv_type, KV_TYPES),
     ):
         if word is not None and word not in known:
-            raise AdvisorError("bad-option", f"There is no {what} {word!r}.{did_you_mean(word, known)}")
+            raise word_not_found(what, word, known)
     if request.format is not None and not is_format(request.format):
-        raise AdvisorError("bad-option", f"There is no format {request.format!r}.")
+        raise word_not_found("format", request.format, (*GGUF_FORMATS, *PLAIN_FORMATS, *GROUPED_EXAMPLES))
     _check_format(request)
 
 
@@ -64,12 +87,7 @@ def _check_quantizer(request: PlanRequest, quantizers: Mapping[str, QuantizerCap
     if name is None:
         return
     if name not in quantizers:
-        known = sorted(quantizers)
-        raise AdvisorError(
-            "bad-option",
-            f"There is no quantizer {name!r}.{did_you_mean(name, known)}",
-            context=[f"known: {', '.join(known)}"],
-        )
+        raise word_not_found("quantizer", name, sorted(q for q in quantizers if q != "none"))
     methods = quantizers[name].methods
     if request.method is not None and request.method not in methods:
         raise AdvisorError(

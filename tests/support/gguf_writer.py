@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +90,34 @@ def header(
     return bytes(out), offset
 
 
+# type -> where in a block its half-precision scales are
+SCALES: dict[str, tuple[int, ...]] = {
+    "q4_0": (0,), "q5_0": (0,), "q8_0": (0,), "iq4_nl": (0,), "q4_1": (0, 2), "q5_1": (0, 2),
+    "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "q3_k": (108,), "q2_k": (80, 82), "iq4_xs": (0,),
+}  # fmt: skip
+
+
+@cache
+def blocks(type_name: str) -> bytes:
+    """Some 4,096 blocks of random weights of one type; vectors are ones."""
+    size = BLOCKS[type_name][1]
+    if type_name == "f32":
+        return struct.pack("<f", 1.0) * 4096
+    if type_name in ("f16", "bf16"):
+        return struct.pack("<e" if type_name == "f16" else "<H", 0.01 if type_name == "f16" else 0x3C23) * 4096
+    raw = bytearray(random.Random(type_name).randbytes(size * 4096))
+    for start in range(0, len(raw), size):
+        for at in SCALES[type_name]:
+            raw[start + at : start + at + 2] = struct.pack("<e", 0.001)
+    return bytes(raw)
+
+
 def write_gguf(
     path: Path,
     metadata: dict[str, Any],
     tensors: list[tuple[str, tuple[int, ...], str]],
     sparse: bool = True,
+    filled: bool = False,
 ) -> Path:
     """Write a GGUF version 3 file.
 
@@ -101,11 +126,20 @@ def write_gguf(
         metadata: plain values (integers become u32 or 64 bit, floats f32, lists arrays), or ``Typed((id, value))``.
         tensors: (name, shape as (rows, columns) or (experts, rows, columns), type in lower case).
         sparse: the body is a hole made by ``truncate`` and takes no disk; otherwise zeros are written.
+        filled: random weights of a sane size are written, so that computing with them is like computing with real ones.
     """
     head, body = header(metadata, tensors)
     with path.open("wb") as f:
         f.write(head)
-        if sparse:
+        if filled:
+            alignment = int(metadata.get("general.alignment", 32))
+            for _, shape, type_name in tensors:
+                size = tensor_bytes(shape, type_name)
+                pattern = blocks(type_name)
+                for start in range(0, size, len(pattern)):
+                    f.write(pattern[: size - start])
+                f.write(b"\0" * (-size % alignment))
+        elif sparse:
             f.truncate(len(head) + body)
         else:
             for _ in range(body // (1 << 20)):

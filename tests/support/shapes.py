@@ -53,6 +53,7 @@ KNOWN: dict[str, Arch] = {
     "gemma-3-27b": Arch(
         "gemma3", 62, 5376, 21504, 32, 16, 128, 262208, tied=True, qk_norm=True, post_norm=True, window=1024, pattern=6
     ),
+    "tinyllama-1.1b": Arch("llama", 22, 2048, 5632, 32, 4, 64, 32000),
     "smollm2-135m": Arch("llama", 30, 576, 1536, 9, 3, 64, 49152, tied=True),
 }
 
@@ -156,9 +157,15 @@ def tokenizer(vocab: int) -> dict[str, Any]:
 
 
 def write(
-    path: Path, a: Arch, types: dict[str, str] | str = "f16", *, sparse: bool = True, words: bool = False
+    path: Path,
+    a: Arch,
+    types: dict[str, str] | str = "f16",
+    *,
+    sparse: bool = True,
+    words: bool = False,
+    filled: bool = False,
 ) -> Path:
-    """Write a GGUF file of the architecture: a true header and a body of zeros.
+    """Write a GGUF file of the architecture: a true header and a body of zeros, or of random weights if ``filled``.
 
     Args:
         types: one type for all matrices, or by tensor name; vectors and routers are f32.
@@ -193,7 +200,7 @@ def write(
             return "f32"
         return types if isinstance(types, str) else types[name]
 
-    return write_gguf(path, meta, [(n, s, kind(n, s)) for n, s in shapes(a)], sparse=sparse)
+    return write_gguf(path, meta, [(n, s, kind(n, s)) for n, s in shapes(a)], sparse=sparse, filled=filled)
 
 
 def host(

@@ -33,3 +33,10 @@ def test_json_round_trip() -> None:
 
     q = exact(1.5, "tokens/s", "clock", "measured")
     assert msgspec.convert(q.to_json(), Quantity) == q
+
+
+def test_a_sum_with_a_spread_is_not_exact() -> None:
+    sure, bounded = exact(10, "bytes", "header"), spread(10, "bytes", "exact", "an upper bound", low=0.5)
+    assert total([sure, sure], "sum").method == "exact"
+    assert total([sure, bounded], "sum").method == "formula"
+    assert total([bounded, exact(1, "bytes", "x", "guess")], "sum").method == "guess"

@@ -90,7 +90,7 @@ def goals_list(run: Run) -> None:
     run.sink.result(
         run.command,
         GoalsData(goals=found),
-        human=lambda page: view.goals(page, found),
+        human=lambda page: view.goals(page, found, verbose=run.verbose),
         quiet=tuple(goal.id for goal in found),
     )
 

@@ -7,11 +7,11 @@ import click
 from advisor.errors import AdvisorError
 from advisor.facts.words import EXIT_NO, EXIT_OK
 
+from ..choosing import ALIVE, the_one
 from ..command import command
+from ..options import option
 from ..params import COUNT
 from ..run import Run
-
-_ALIVE = ("starting", "loading", "ready", "unhealthy")
 
 
 @command("status")
@@ -34,14 +34,14 @@ def status(run: Run, name: str | None) -> int:
         quiet=view.bare(found),
         warnings=warnings,
     )
-    return EXIT_OK if name is None or all(d.state in _ALIVE for d in found) else EXIT_NO
+    return EXIT_OK if name is None or all(d.state in ALIVE for d in found) else EXIT_NO
 
 
 @command("down")
 @click.argument("name", required=False)
-@click.option("--all", "everything", is_flag=True, help="Stop all deployments.")
+@option("--all", "everything", is_flag=True, help="Stop all deployments.")
 def down(run: Run, name: str | None, everything: bool) -> None:
-    """Stop the deployment NAME, or all of them."""
+    """Stop the deployment NAME, the only one that runs, or all of them."""
     from advisor import api
     from advisor.facts.schemas import DeploymentsData
 
@@ -50,25 +50,26 @@ def down(run: Run, name: str | None, everything: bool) -> None:
     if everything and name is not None:
         raise AdvisorError("contradictory-options", f"--all and the name {name!r} exclude each other.")
     if not everything and name is None:
-        raise AdvisorError("usage", "Say which deployment to stop: NAME or --all.", hint="advisor status")
-    stopped = api.down(name, all=everything, settings=run.settings)
+        name = the_one(run, running=True)
+    stopped = api.down(name, all=everything, settings=run.settings) if everything or name is not None else ()
     run.sink.result(
         run.command,
         DeploymentsData(deployments=stopped),
-        human=lambda page: view.deployments(page, stopped, verbose=run.verbose),
+        human=lambda page: view.stopped(page, stopped, verbose=run.verbose),
         quiet=tuple(d.name for d in stopped),
     )
 
 
 @command("restart")
-@click.argument("name")
-def restart(run: Run, name: str) -> None:
-    """Stop the deployment NAME and start it again."""
+@click.argument("name", required=False)
+def restart(run: Run, name: str | None) -> None:
+    """Stop the deployment NAME, or the only one there is, and start it again."""
     from advisor import api
     from advisor.facts.schemas import DeploymentsData
 
     from ..views import deployments as view
 
+    name = name or str(the_one(run))
     with run.working() as work:
         started = api.restart(name, settings=run.settings, reporter=work.reporter, cancel=work.cancel)
     run.sink.result(
@@ -80,14 +81,15 @@ def restart(run: Run, name: str) -> None:
 
 
 @command("logs")
-@click.argument("name")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until interrupted.")
-@click.option("-n", "--lines", type=COUNT, default=100, show_default=True, help="Show so many lines.")
-def logs(run: Run, name: str, follow: bool, lines: int) -> None:
-    """Show the log of the deployment NAME."""
+@click.argument("name", required=False)
+@option("-f", "--follow", is_flag=True, help="Go on with new lines until interrupted.")
+@option("-n", "--lines", type=COUNT, default=100, show_default=True, help="Show so many lines.")
+def logs(run: Run, name: str | None, follow: bool, lines: int) -> None:
+    """Show the log of the deployment NAME, or of the only one there is."""
     from advisor import api
     from advisor.facts.schemas import LogLine, LogsData
 
+    name = name or str(the_one(run))
     if follow:
         for line in api.follow(name, settings=run.settings):
             run.sink.line(line, LogLine(name=name, line=line))

@@ -8,7 +8,13 @@ from ..command import command
 from ..run import Run
 
 
-@command("explain")
+@command(
+    "explain",
+    "advisor explain",
+    "advisor explain p-3f2a9c",
+    "advisor explain GUIDE-060",
+    "advisor explain nothing-fits",
+)
 @click.argument("what", required=False, metavar="[last|PLAN_ID|RULE_ID|ERROR_CODE]")
 def explain(run: Run, what: str | None) -> None:
     """Say why: of a kept plan, a rule, an error code, or the last recommendation."""

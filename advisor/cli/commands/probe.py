@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from ..command import command
+from ..options import option
 from ..params import EXISTING, NEW_PATH
 from ..run import Run
 
 
-@command("probe")
-@click.option("--measure", is_flag=True, help="Measure the read bandwidth of host memory (about two seconds).")
-@click.option("--record", type=NEW_PATH, metavar="DIR", help="Write what was read to a folder that can be replayed.")
-@click.option("--machine", type=EXISTING, help="Show a recorded machine instead of this one.")
+@command(
+    "probe",
+    "advisor probe --measure",
+    "advisor probe --record ./this-machine   # then: advisor recommend 8B --machine ./this-machine",
+)
+@option("--measure", is_flag=True, help="Measure the read bandwidth of host memory (about two seconds).")
+@option("--record", type=NEW_PATH, metavar="DIR", help="Write what was read to a new folder that can be replayed.")
+@option("--machine", type=EXISTING, help="Show a recorded machine instead of this one.")
 def probe(run: Run, measure: bool, record: Path | None, machine: Path | None) -> None:
     """Show what this machine has for running models.
 

@@ -7,20 +7,30 @@ from typing import Any
 import click
 
 from ..command import command
-from ..params import COUNT, EXISTING, FORMAT, METHOD, NEW_PATH
+from ..options import option
+from ..params import COUNT, EXISTING, FORMAT, METHOD, NEW_PATH, QUANTIZER
 from ..run import Run
 
 
-@command("quantize")
+@command(
+    "quantize",
+    "advisor quantize ./my-model --format q5_k_m --out ./models/",
+    "advisor quantize ./my-model --format iq4_xs --calibration my.txt",
+)
 @click.argument("model")
-@click.option("--method", type=METHOD, default="gguf", show_default=True, help="Quantization method.")
-@click.option("--format", type=FORMAT, default="q4_k_m", show_default=True, help="Format of the weights.")
-@click.option("--quantizer", metavar="NAME", help="Library that makes it; the method's own by default.")
-@click.option("--imatrix", type=EXISTING, help="Use this importance matrix.")
-@click.option("--calibration", type=EXISTING, help="Calibrate on this text.")
-@click.option("--samples", type=COUNT, help="Calibrate on so many samples.")
-@click.option("--out", type=NEW_PATH, metavar="DIR", help="Put the model there too; it is kept in the store anyway.")
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Compare it with the original afterwards.")
+@option("--method", type=METHOD, default="gguf", show_default=True, help="Quantization method.")
+@option("--format", type=FORMAT, default="q4_k_m", show_default=True, help="Format of the weights.")
+@option("--quantizer", type=QUANTIZER, help="Library that makes it; the method's own by default.")
+@option("--imatrix", type=EXISTING, help="Use this importance matrix.")
+@option("--calibration", type=EXISTING, help="Calibrate on this text.")
+@option("--samples", type=COUNT, help="Calibrate on so many samples.")
+@option(
+    "--out",
+    type=NEW_PATH,
+    metavar="PATH",
+    help="Copy the file there too: into a folder that exists, or under this name. The store keeps its own.",
+)
+@option("--verify/--no-verify", default=True, show_default=True, help="Compare it with the original afterwards.")
 def quantize(run: Run, model: str, **options: Any) -> int:
     """Make a quantized model of MODEL.
 

@@ -46,9 +46,12 @@ def show(run: Run, rule_id: str) -> None:
 
 
 @command("lint")
-@click.argument("paths", nargs=-1, type=EXISTING)
+@click.argument("paths", nargs=-1, type=EXISTING, metavar="[FILE_OR_FOLDER]...")
 def lint(run: Run, paths: tuple[Path, ...]) -> int:
-    """Check rule files; the bundled rules and your own where no PATHS are given. Exit code 2: there are problems."""
+    """Check rule files, or all that are in force where none is named.
+
+    Exit code 2: there are problems.
+    """
     from advisor import api
     from advisor.facts.schemas import LintData
 

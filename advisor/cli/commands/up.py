@@ -7,27 +7,36 @@ from typing import Any
 import click
 
 from ..command import command
-from ..options import planning_options
-from ..params import EXISTING, Word
+from ..options import option, planning_options
+from ..params import EXISTING
 from ..recovery import recovering
 from ..run import Run
 
 
-@command("up")
-@click.argument("model", required=False, metavar="[MODEL|PLAN_ID]")
-@planning_options
-@click.option("--name", help="Name of the deployment; the model's by default.")
-@click.option("--host", help="Address to serve on; only this machine by default.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Port to serve on; the next free one is taken otherwise.")
-@click.option(
-    "--recover",
-    type=Word("way to recover", ("ask", "auto", "never")),
-    help="When a plan fails and there is another one: ask, auto (take it) or never.",
+@command(
+    "up",
+    "advisor up                                 # a small real model",
+    "advisor up ./my-model --goal coding        # config.json and safetensors",
+    "advisor up ./model.gguf --context 16k",
+    "advisor up p-3f2a9c                        # a plan of `advisor recommend`",
+    "advisor up --dry-run                       # what would be done",
 )
-@click.option("--dry-run", is_flag=True, help="Show the plan and its commands; change nothing.")
-@click.option("--text", type=EXISTING, help="Verify the quantized model on this text.")
+@click.argument("model", required=False, metavar="[MODEL|PLAN_ID]")
+@option("--name", metavar="NAME", help="Name of the deployment; the model's by default.")
+@option("--host", metavar="ADDRESS", help="Address to serve on; only this machine can reach it by default.")
+@option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Port to serve on; 8080 or the next free one.")
+@option(
+    "--recover",
+    type=click.Choice(("ask", "auto", "never"), case_sensitive=False),
+    help="When a plan fails and there is another one: ask, take it, or stop.",
+)
+@option("--dry-run", is_flag=True, help="Show the plan and its commands; change nothing.")
+@option("--text", type=EXISTING, help="Prove the quantized model on this text.")
+@planning_options
 def up(run: Run, model: str | None, recover: str | None, **options: Any) -> None:
     """Carry out the best plan for MODEL, or the kept plan PLAN_ID, and serve the model.
+
+    MODEL is a folder, a .gguf file or pypi:PACKAGE; without one a small real model is taken.
 
     Ctrl-C before the server is ready stops the work and keeps what is finished; afterwards the server keeps running.
     """

@@ -7,15 +7,25 @@ from typing import Any
 import click
 
 from ..command import command
+from ..options import option
 from ..params import COUNT, EXISTING
 from ..run import Run
 
 
-@command("verify")
+@command(
+    "verify",
+    "advisor verify model-q4_k_m.gguf --against ./my-model",
+    "advisor verify model-q4_k_m.gguf --against ./my-model --text my.txt",
+)
 @click.argument("artifact")
-@click.option("--against", metavar="MODEL", help="Compare with this model; the one it was made of by default.")
-@click.option("--text", type=EXISTING, help="Measure on this text.")
-@click.option("--chunks", type=COUNT, help="Measure on so many pieces of the text.")
+@option(
+    "--against",
+    metavar="MODEL",
+    help="The model it was made of, to compare with; without it only the file is judged.",
+)
+@option("--text", type=EXISTING, help="Measure on this text instead of the bundled one.")
+@option("--task", type=EXISTING, help="Ask these questions too: JSON lines of prompt and expect.")
+@option("--chunks", type=COUNT, help="Measure on so many pieces of the text.")
 def verify(run: Run, artifact: str, **options: Any) -> int:
     """Measure how far ARTIFACT is from its original.
 

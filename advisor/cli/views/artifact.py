@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import numbers
+from advisor.facts import shown
+
 from ..page import FAINT, Cell
 from . import verification as quality
 
@@ -20,15 +21,16 @@ def artifact(page: Page, made: Artifact, *, verbose: bool = False) -> None:
     page.fields(
         [
             ("path", made.path),
-            ("size", Cell(numbers.size(made.bytes), "", "measured")),
+            ("size", Cell(shown.size(made.bytes), "", "measured")),
             ("sha256", Cell(made.sha256, FAINT)),
             ("made by", Cell(made.quantizer or "taken as it was", "", "importance matrix" if made.imatrix else "")),
-            ("took", Cell(numbers.seconds(made.seconds), "", "measured" if made.seconds is not None else "")),
+            ("took", Cell(shown.seconds(made.seconds), "", "measured" if made.seconds is not None else "")),
         ]
     )
     if made.fallbacks:
         page.text(
-            "Stored in another type than named: " + ", ".join(f"{n} tensors {k}" for k, n in made.fallbacks.items())
+            "Stored in another type than named: "
+            + ", ".join(f"{shown.counted(n, 'tensor')} {k}" for k, n in made.fallbacks.items())
         )
     page.bullets(made.notes)
     if made.verification is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import numbers
+from advisor.facts import shown
+
 from ..page import FAINT, STRONG, Cell, Column
-from .plans import cite
+from .reasons import cite
 
 if TYPE_CHECKING:
     from advisor.facts.model import ModelFacts
@@ -25,8 +26,8 @@ def hardware(page: Page, found: tuple[HardwareInfo, ...]) -> None:
                 Cell(p.id, STRONG),
                 p.name,
                 p.vendor,
-                numbers.size(p.memory_bytes),
-                numbers.bandwidth(p.bandwidth_bytes_per_s),
+                shown.size(p.memory_bytes),
+                shown.bandwidth(p.bandwidth_bytes_per_s),
             ]
             for p in found
         ],
@@ -40,11 +41,11 @@ def profile(page: Page, found: HardwareInfo) -> None:
     page.fields(
         [
             ("vendor", found.vendor),
-            ("memory", Cell(numbers.size(found.memory_bytes), "", "table")),
-            ("bandwidth", Cell(numbers.bandwidth(found.bandwidth_bytes_per_s), "", "table")),
-            ("compute capability", numbers.plain(found.compute_capability)),
-            ("formats", ", ".join(f"{name} {how}" for name, how in found.formats.items()) or numbers.UNKNOWN),
-            ("also called", ", ".join(found.aliases) or numbers.UNKNOWN),
+            ("memory", Cell(shown.size(found.memory_bytes), "", "table")),
+            ("bandwidth", Cell(shown.bandwidth(found.bandwidth_bytes_per_s), "", "table")),
+            ("compute capability", shown.plain(found.compute_capability)),
+            ("formats", ", ".join(f"{name} {how}" for name, how in found.formats.items()) or shown.UNKNOWN),
+            ("also called", ", ".join(found.aliases) or "nothing else"),
         ]
     )
     if found.sources:
@@ -59,8 +60,8 @@ def models(page: Page, found: tuple[ModelInfo, ...]) -> None:
         [
             [
                 Cell(m.ref, STRONG, m.name if m.name != m.ref else ""),
-                numbers.count(m.params),
-                numbers.count(m.active_params if m.active_params is not None else m.params),
+                shown.count(m.params),
+                shown.count(m.active_params if m.active_params is not None else m.params),
                 m.architecture or "",
             ]
             for m in found
@@ -76,31 +77,41 @@ def model(page: Page, found: ModelFacts) -> None:
         [
             ("reference", found.ref),
             ("architecture", found.architecture),
-            ("parameters", Cell(numbers.count(found.params), "", found.confidence)),
-            ("active parameters", numbers.count(found.active_params)),
+            ("parameters", Cell(shown.count(found.params), "", _confidence(found.confidence))),
+            ("active parameters", shown.count(found.active_params)),
             ("layers", str(found.layers)),
             ("width", f"{found.hidden}, intermediate {found.intermediate}"),
             ("heads", f"{found.heads} query, {found.kv_heads} KV, of {found.head_dim}"),
             ("experts", experts),
-            ("vocabulary", str(found.vocab)),
-            ("longest context", str(found.context_max) if found.context_max is not None else numbers.UNKNOWN),
-            ("weights", Cell(found.weights_format, "", numbers.size(found.weights_bytes))),
-            ("license", found.license or numbers.UNKNOWN),
-            ("source", found.source or numbers.UNKNOWN),
+            ("vocabulary", f"{found.vocab:,}"),
+            ("longest context", f"{found.context_max:,} tokens" if found.context_max is not None else shown.UNKNOWN),
+            ("weights", _weights(found)),
+            ("license", found.license or shown.UNKNOWN),
+            ("source", found.source or shown.UNKNOWN),
         ]
     )
     page.bullets(found.notes)
 
 
-def goals(page: Page, found: tuple[Goal, ...]) -> None:
-    """A table of goals, with what each is ranked by."""
+def _confidence(word: str) -> str:
+    return word if word == "exact" else f"{word} confidence"
+
+
+def _weights(found: ModelFacts) -> str | Cell:
+    if found.weights_format == "none":
+        return "not here: enough for planning"
+    return Cell(found.weights_format, "", shown.size(found.weights_bytes))
+
+
+def goals(page: Page, found: tuple[Goal, ...], *, verbose: bool = False) -> None:
+    """A table of goals, with what each is ranked by; with ``verbose`` also on whose word."""
     page.table(
         [Column("goal"), Column("for"), Column("context", True), Column("slots", True), Column("ranked by")],
         [
             [
                 Cell(goal.id, STRONG),
-                Cell(goal.description, "", "; ".join(cite(s) for s in goal.sources)),
-                str(goal.context),
+                Cell(goal.description, "", "; ".join(cite(s) for s in goal.sources) if verbose else ""),
+                f"{goal.context:,}",
                 str(goal.parallel),
                 ", ".join(f"{name} {weight:.0%}" for name, weight in goal.weights.items() if weight),
             ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from advisor.facts import shown
+
 from ..page import BAD, FAINT, FAIR, GOOD, STRONG, Cell, Column
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ _STATE = {
     "failed": BAD,
     "lost": BAD,
 }
-_COLUMNS = tuple(Column(title) for title in ("name", "state", "address", "model", "runtime", "reason"))
+# The address stands last, where it is never cut.
+_COLUMNS = tuple(Column(title) for title in ("name", "state", "runtime", "address"))
 
 
 def deployments(page: Page, found: tuple[Deployment, ...], *, verbose: bool = False) -> None:
@@ -37,16 +40,22 @@ def deployments(page: Page, found: tuple[Deployment, ...], *, verbose: bool = Fa
         _COLUMNS,
         [
             (
-                Cell(d.name, STRONG),
-                Cell(d.state, _STATE[d.state]),
-                d.openai_base_url,
-                d.model,
+                Cell(d.name, STRONG, d.model if d.model != d.name else ""),
+                Cell(d.state, _STATE[d.state], d.reason or ""),
                 d.runtime,
-                d.reason or "",
+                d.openai_base_url,
             )
             for d in found
         ],
     )
+
+
+def stopped(page: Page, found: tuple[Deployment, ...], *, verbose: bool = False) -> None:
+    """What was stopped."""
+    if found:
+        deployments(page, found, verbose=verbose)
+    else:
+        page.text("Nothing is running.")
 
 
 def deployment(page: Page, d: Deployment) -> None:
@@ -63,7 +72,7 @@ def deployment(page: Page, d: Deployment) -> None:
     if d.pid is not None:
         rows.append(("process", str(d.pid)))
     if d.started_at:
-        rows.append(("started", d.started_at))
+        rows.append(("started", shown.moment(d.started_at)))
     if d.restarts:
         rows.append(("restarts", str(d.restarts)))
     if d.api_key_file:

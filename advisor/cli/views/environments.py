@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import numbers
+from advisor.facts import shown
+
 from ..page import BAD, GOOD, STRONG, Cell, Column
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def environments(page: Page, found: tuple[EnvInfo, ...], *, verbose: bool = Fals
             [
                 Cell(env.name, STRONG),
                 Cell("complete", GOOD) if env.complete else Cell("incomplete", BAD),
-                numbers.size(env.bytes),
-                env.python or numbers.UNKNOWN,
+                shown.size(env.bytes),
+                env.python or shown.UNKNOWN,
                 env.path,
             ]
             for env in found
@@ -39,5 +40,5 @@ def environments(page: Page, found: tuple[EnvInfo, ...], *, verbose: bool = Fals
 
 def removed(page: Page, env: EnvInfo) -> None:
     """What was deleted."""
-    freed = f"; {numbers.size(env.bytes)} are free again" if env.bytes is not None else ""
+    freed = f"; {shown.size(env.bytes)} are free again" if env.bytes is not None else ""
     page.text(f"Removed {env.path}{freed}.")

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from advisor.facts.results import ErrorBody
 
 
-def lines(error: ErrorBody, *, verbose: bool = False) -> Iterator[str]:
-    """``error: ...``, the context indented, then ``hint: ...``; with ``verbose`` also the code."""
-    yield f"error: {clean(error.message, 2000)}"
-    for text in error.context:
+def lines(error: ErrorBody, *, verbose: bool = False, told: bool = False) -> Iterator[str]:
+    """``error: ...``, the context indented, then ``hint: ...``; with ``verbose`` also the code.
+
+    ``told``: the message and its context stand above already, as a warning.
+    """
+    yield "error: stopped at that." if told else f"error: {clean(error.message, 2000)}"
+    for text in () if told else dict.fromkeys(error.context):
         for line in clean(text, 8000, one_line=False).split("\n"):
             yield f"  {line}"
     if error.hint:

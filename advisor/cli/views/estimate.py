@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import numbers
+from advisor.facts import shown
+
 from ..page import BAD, FAINT, FAIR, GOOD, STRONG, Cell, Column
+from .plans import room
 
 if TYPE_CHECKING:
     from advisor.facts.plan import Estimate
@@ -26,11 +28,11 @@ _PARTS = {
 
 def estimate(page: Page, found: Estimate, *, verbose: bool = False) -> None:
     """Write an estimate."""
-    model = found.model
+    model, s = found.model, found.settings
     page.title(f"{model.name}: {found.method} {found.format} on {found.runtime}")
     page.text(
-        f"{numbers.count(model.params)} parameters, {model.architecture}, {model.layers} layers; "
-        f"context {found.settings.context}, {found.settings.parallel} slots, KV {found.settings.kv_type}",
+        f"{shown.count(model.params)} parameters, {model.architecture}, {shown.counted(model.layers, 'layer')}; "
+        + room(s.context // s.parallel, s.parallel, s.kv_type),
         FAINT,
     )
     page.text(*_fits(found))
@@ -53,7 +55,8 @@ def estimate(page: Page, found: Estimate, *, verbose: bool = False) -> None:
     if found.fallbacks:
         page.blank()
         page.text(
-            "Stored in another type than named: " + ", ".join(f"{n} tensors {k}" for k, n in found.fallbacks.items())
+            "Stored in another type than named: "
+            + ", ".join(f"{shown.counted(n, 'tensor')} {k}" for k, n in found.fallbacks.items())
         )
 
 
@@ -62,15 +65,15 @@ def _fits(found: Estimate) -> tuple[str, str]:
         return "Whether it fits is unknown.", FAIR
     if found.fits:
         return "It fits.", GOOD
-    short = f": short by {numbers.size(found.short_by)}" if found.short_by is not None else ""
+    short = f": short by {shown.size(found.short_by)}" if found.short_by is not None else ""
     return f"It does not fit{short}.", BAD
 
 
 def _row(title: str, q: Quantity | None, style: str, *, verbose: bool) -> list[str | Cell]:
     row: list[str | Cell] = [
         Cell(title, style),
-        Cell(numbers.quantity(q), style if q else FAINT),
-        Cell(numbers.quantity_range(q), FAINT),
-        numbers.origin(q),
+        Cell(shown.quantity(q), style if q else FAINT),
+        Cell(shown.quantity_range(q), FAINT),
+        shown.origin(q),
     ]
     return [*row, Cell(q.source if q else "", FAINT)] if verbose else row

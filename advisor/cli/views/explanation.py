@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..page import FAINT
-from .plans import cite
+from .reasons import cite
 
 if TYPE_CHECKING:
     from advisor.facts.reports import Explanation
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 def explanation(page: Page, found: Explanation) -> None:
     """Write it."""
+    pages = [text for text in found.details if "\n" in text]
+    if found.kind == "rule" and pages:  # the whole rule, with its reason and its sources
+        for text in pages:
+            heading, _, rest = text.partition("\n")
+            page.title(heading)
+            page.paragraphs(rest)
+        return
     page.title(f"{found.id}: {found.title}" if found.title else found.id)
     page.text(found.text)
     if found.details:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import numbers
+from advisor.facts import shown
+
 from ..page import BAD, FAINT, Cell, Column, quantity_cell
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def machine(page: Page, found: Machine, *, verbose: bool = False) -> None:
         page.text("No accelerator; models run on the CPU.")
     if found.runtimes:
         page.title("Runtimes")
-        page.fields((r.runtime, Cell(r.version or numbers.UNKNOWN, "", r.provider)) for r in found.runtimes)
+        page.fields((r.runtime, Cell(r.version or shown.UNKNOWN, "", r.provider)) for r in found.runtimes)
     if verbose and found.provenance:
         page.title("Read from")
         page.fields((p.what, Cell(p.source, "", p.note or "")) for p in found.provenance)
@@ -60,14 +61,14 @@ def _host(host: Host, *, verbose: bool) -> list[tuple[str, str | Cell]]:
     cpu, memory = host.cpu, host.memory
     isa = cpu.isa if verbose else tuple(flag for flag in cpu.isa if flag in _ISA_OF_INTEREST)
     physical = f"{cpu.cores_physical} physical, " if cpu.cores_physical is not None else ""
-    limit = f"limited to {numbers.size(memory.limit_bytes)}" if memory.limit_bytes is not None else ""
+    limit = f"limited to {shown.size(memory.limit_bytes)}" if memory.limit_bytes is not None else ""
     return [
         ("system", f"{host.os} {host.arch}"),
         ("cpu", cpu.name),
-        ("cores", f"{numbers.plain(cpu.cores_granted)} granted ({physical}{cpu.cores_logical} logical)"),
-        ("instructions", " ".join(isa) or numbers.UNKNOWN),
-        ("memory", Cell(numbers.size(memory.total_bytes), "", limit)),
-        ("available", numbers.size(memory.available_bytes)),
+        ("cores", f"{shown.plain(cpu.cores_granted)} granted ({physical}{cpu.cores_logical} logical)"),
+        ("instructions", " ".join(isa) or shown.UNKNOWN),
+        ("memory", Cell(shown.size(memory.total_bytes), "", limit)),
+        ("available", shown.size(memory.available_bytes)),
         ("bandwidth", quantity_cell(host.bandwidth)),
     ]
 
@@ -79,9 +80,9 @@ def _device(device: Device) -> list[str | Cell]:
     return [
         device.id,
         Cell(device.name, "", device.profile or ""),
-        numbers.size(memory.total_bytes),
-        numbers.size(memory.usable_bytes),
-        numbers.size(memory.free_bytes),
+        shown.size(memory.total_bytes),
+        shown.size(memory.usable_bytes),
+        shown.size(memory.free_bytes),
         quantity_cell(device.bandwidth),
         Cell(" ".join(native), FAINT),
         state,

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .. import numbers
-from ..page import BAD, FAINT, FAIR, GOOD, STRONG, Cell, Column, quantity_cell
+from advisor.facts import shown
+
+from ..page import FAINT, FAIR, GOOD, STRONG, Cell, Column, quantity_cell
+from .reasons import gathered, why
+from .rejections import rejected
 
 if TYPE_CHECKING:
-    from advisor.facts.plan import Decision, Plan, Rejected, SourceRef
+    from advisor.facts.plan import Goal, Plan
     from advisor.facts.reports import RecommendReport
     from advisor.facts.schemas import RecommendData
 
     from ..page import Page
 
-_STATUS = {"ready": GOOD, "needs": FAIR, "elsewhere": FAINT}
-_REASONS = 3
-_REJECTED = 8
+_KLD: Final = "KLD: how far its next-token probabilities are from the 16-bit model's, in nats; 0 is the same."
+_STATUS: Final = {"ready": GOOD, "needs": FAIR, "elsewhere": FAINT}
+
+
+class Asked(NamedTuple):
+    """What was asked for on the command line; ``None`` leaves it to the goal."""
+
+    context: int | None = None
+    parallel: int | None = None
+    kv_type: str | None = None
 
 
 def data(report: RecommendReport) -> RecommendData:
@@ -27,24 +37,18 @@ def data(report: RecommendReport) -> RecommendData:
     return RecommendData(**{name: getattr(report, name) for name in RecommendData.__struct_fields__})
 
 
-def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False) -> None:
+def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False, asked: Asked | None = None) -> None:
     """Write a whole recommendation."""
-    model, goal = report.model, report.goal
-    where = f" on {report.machine.named}" if report.machine.named else ""
-    page.title(f"{model.name}{where}, for {goal.id}")
-    page.text(
-        f"{numbers.count(model.params)} parameters, {model.architecture}, {model.layers} layers; "
-        f"{report.candidates_considered} ways considered",
-        FAINT,
-    )
+    _header(page, report, asked or Asked())
     if report.plans:
         page.blank()
-        page.table(_COLUMNS, [_row(plan) for plan in report.plans])
-        page.title("Why")
-        shared = _shared(report.plans)
-        for plan in report.plans:
-            _why(page, plan, verbose=verbose, leave_out=shared)
-        page.bullets((f"warning, for all of them: {text}" for text in shared), FAIR)
+        cards = len(report.machine.devices)
+        page.table(_COLUMNS, [_row(plan, cards) for plan in report.plans])
+        page.text(_scale(report.plans[0], report.goal), FAINT)
+        page.text(_KLD, FAINT)
+        if verbose:
+            _terms(page, report)
+        why(page, report.plans, verbose=verbose)
     else:
         page.title("Nothing fits")
         relaxations(page, report)
@@ -54,13 +58,47 @@ def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False
         page.text("Your own rules took part: " + ", ".join(report.overlay_rules), FAIR)
     if report.plans:
         page.blank()
-        first = report.plans[0]
-        runs = first.status == "ready" and first.executable_here
-        act = f"advisor up {first.id}" if runs else f"advisor up --dry-run {first.id}"
-        page.fields((("carry it out" if runs else "see the commands", act), ("see why", f"advisor explain {first.id}")))
+        page.fields(_next(report.plans[0]))
 
 
-_COLUMNS = (
+def _header(page: Page, report: RecommendReport, asked: Asked) -> None:
+    model, goal = report.model, report.goal
+    page.title(f"{model.name}{f' on {report.machine.named}' if report.machine.named else ''}")
+    page.text(
+        f"{shown.count(model.params)} parameters, {model.architecture}, {shown.counted(model.layers, 'layer')}; "
+        f"{shown.counted(report.candidates_considered, 'way')} considered",
+        FAINT,
+    )
+    if not report.plans:
+        held = room(asked.context or goal.context, asked.parallel or goal.parallel, asked.kv_type or "f16")
+        page.text(f"For {goal.id}: {held}")
+        return
+    kinds = gathered(report.plans, lambda plan: [_room(plan)])
+    told = [text if label in ("", "all") else f"{text} (plan {label})" for label, text in kinds]
+    page.text(f"For {goal.id}: {'; '.join(told)}")
+
+
+def room(context: int, parallel: int, kv_type: str) -> str:
+    """``8,192 tokens of context, 1 slot, f16 KV cache``: what a plan's numbers hold for."""
+    tokens = shown.counted(context, "token")
+    if parallel > 1:
+        return f"{shown.counted(parallel, 'slot')} of {tokens} of context each, {kv_type} KV cache"
+    return f"{tokens} of context, 1 slot, {kv_type} KV cache"
+
+
+def _room(plan: Plan) -> str:
+    s = plan.settings
+    return room(s.context // s.parallel, s.parallel, s.kv_type)
+
+
+def _next(first: Plan) -> tuple[tuple[str, str], ...]:
+    reasons = ("see why", f"advisor explain {first.id}")
+    if first.status == "ready" and first.executable_here:
+        return (("carry it out", f"advisor up {first.id}"), reasons)
+    return (("see the commands", f"advisor up --dry-run {first.id}"), reasons)
+
+
+_COLUMNS: Final = (
     Column("#", True),
     Column("plan"),
     Column("method"),
@@ -72,12 +110,12 @@ _COLUMNS = (
 )
 
 
-def _row(plan: Plan) -> list[str | Cell]:
+def _row(plan: Plan, cards: int) -> list[str | Cell]:
     return [
         str(plan.rank),
-        Cell(plan.id, STRONG if plan.rank == 1 else ""),
+        Cell(plan.id, STRONG if plan.rank == 1 else "", f"score {plan.score:.2f}"),
         Cell(plan.format if plan.method == "gguf" else plan.method, "", _made(plan)),
-        plan.runtime,
+        Cell(plan.runtime, "", shown.placement(plan, cards)),
         quantity_cell(plan.memory.total),
         quantity_cell(plan.speed.decode),
         quantity_cell(plan.quality.kld),
@@ -90,38 +128,33 @@ def _made(plan: Plan) -> str:
     return f"{name}, imatrix" if plan.imatrix else name
 
 
-def cite(source: SourceRef) -> str:
-    """``guide 000 section 7``, or a document's title."""
-    if source.doc:
-        return f"guide {source.doc} section {source.section}" if source.section else f"guide {source.doc}"
-    title = source.title or source.url or "unnamed source"
-    return f"{title} {source.version}" if source.version else title
+def _scale(first: Plan, goal: Goal) -> str:
+    """What the score is, in one line."""
+    weights = ", ".join(f"{name} {weight:.0%}" for name, weight in goal.weights.items() if weight)
+    guide = first.terms.get("guide", 0.0)
+    parts = f"{first.score - guide:.2f} {'-' if guide < 0 else '+'} {abs(guide):.2f}"
+    return (
+        f"Score: the numbers on a scale of 0 to 1 ({weights}), plus or minus what the guide's rules say, at most 1; "
+        f"plan {first.rank}: {parts}."
+    )
 
 
-def reason(decision: Decision) -> str:
-    """``because (RULE; citation)``."""
-    told = "; ".join([decision.rule + (" (your rule)" if decision.overlay else ""), *map(cite, decision.sources[:2])])
-    return f"{decision.because} ({told})"
-
-
-def _shared(plans: tuple[Plan, ...]) -> tuple[str, ...]:
-    """Warnings that every plan carries; said once. A single plan says its own."""
-    if len(plans) < 2:
-        return ()
-    return tuple(text for text in plans[0].warnings if all(text in plan.warnings for plan in plans))
-
-
-def _why(page: Page, plan: Plan, *, verbose: bool, leave_out: tuple[str, ...] = ()) -> None:
-    # What a rule warns of is among the plan's warnings.
-    spoken = [d for d in plan.decisions if verbose or d.effect != "warn"]
-    decisions = spoken if verbose else spoken[:_REASONS]
-    reasons = [reason(d) for d in decisions] or ["No rule speaks for or against it; ranked by its numbers."]
-    if plan.needs:
-        reasons.append("It needs: " + "; ".join(plan.needs) + ".")
-    page.numbered((f"{plan.rank}." if i == 0 else "  ", text) for i, text in enumerate(reasons))
-    if verbose:
-        page.bullets((f"assumed: {text}" for text in plan.assumptions), FAINT)
-    page.bullets((f"warning: {text}" for text in plan.warnings if text not in leave_out), FAIR)
+def _terms(page: Page, report: RecommendReport) -> None:
+    """The parts of each score, before the goal weighs them."""
+    weights = report.goal.weights
+    names = [name for name, weight in weights.items() if weight]
+    page.title("Parts of the score")
+    columns = [Column("#", True), *(Column(f"{n} x{weights[n]:.2f}", True) for n in names), Column("guide", True)]
+    rows: list[list[str | Cell]] = [
+        [
+            str(plan.rank),
+            *(f"{plan.terms[n]:.2f}" if n in plan.terms else shown.UNKNOWN for n in names),
+            f"{plan.terms.get('guide', 0.0):+.2f}",
+            f"{plan.score:.2f}",
+        ]
+        for plan in report.plans
+    ]
+    page.table([*columns, Column("score", True)], rows)
 
 
 def relaxations(page: Page, report: RecommendReport) -> None:
@@ -129,13 +162,13 @@ def relaxations(page: Page, report: RecommendReport) -> None:
     if not report.relaxations:
         page.text("No single change makes it fit.")
         return
-    page.text("It would with one of these changes:")
+    page.text(f"It would with {'this change' if len(report.relaxations) == 1 else 'one of these changes'}:")
     page.table(
         [Column("change"), Column("method"), Column("runtime"), Column("memory", True), Column("decode", True)],
         [
             [
                 Cell(r.change, STRONG),
-                f"{r.plan.method} {r.plan.format}",
+                Cell(r.plan.format if r.plan.method == "gguf" else r.plan.method, "", _made(r.plan)),
                 r.plan.runtime,
                 quantity_cell(r.plan.memory.total),
                 quantity_cell(r.plan.speed.decode),
@@ -145,72 +178,32 @@ def relaxations(page: Page, report: RecommendReport) -> None:
     )
 
 
-def rejected(page: Page, dropped: tuple[Rejected, ...], *, verbose: bool = False) -> None:
-    """The options that were dropped: each one with ``verbose``, otherwise gathered by the reason."""
-    if not dropped:
-        return
-    page.title(f"Rejected ({len(dropped)})")
-    if verbose:
-        page.table(_REJECTED_COLUMNS, [_dropped(r) for r in dropped])
-        return
-    groups: dict[tuple[str, str], list[Rejected]] = {}
-    for r in dropped:
-        groups.setdefault((r.rule, r.because), []).append(r)
-    # What only lacks memory is what a user can do something about.
-    ranked = sorted(groups.values(), key=lambda g: (all(r.short_by is None for r in g), len(g)))
-    page.table(_REJECTED_COLUMNS, [_gathered(group) for group in ranked[:_REJECTED]])
-    rest = sum(len(group) for group in ranked[_REJECTED:])
-    if rest:
-        page.text(f"and {rest} more for other reasons", FAINT)
-    page.text("--verbose shows each one.", FAINT)
-
-
-_REJECTED_COLUMNS = (
-    Column("options"),
-    Column("rule"),
-    Column("short by", True),
-    Column("because"),
-)
-
-
-def _dropped(r: Rejected) -> list[str | Cell]:
-    return [
-        f"{r.method} {r.format} on {r.runtime}",
-        r.rule,
-        Cell(numbers.size(r.short_by), BAD) if r.short_by is not None else "",
-        Cell(r.because, "", f"instead: {', '.join(r.instead)}" if r.instead else ""),
-    ]
-
-
-def _gathered(group: list[Rejected]) -> list[str | Cell]:
-    first = min(group, key=lambda r: r.short_by if r.short_by is not None else 1 << 62)
-    more = f"and {len(group) - 1} more" if len(group) > 1 else ""
-    return [Cell(f"{first.method} {first.format} on {first.runtime}", "", more), *_dropped(first)[1:]]
-
-
 def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:
     """One plan alone: what it is, what it takes, and the commands that do the same by hand."""
     page.title(f"Plan {plan.id}: {plan.model}")
+    cards = sum(key != "host" for key in plan.devices)
     page.fields(
         [
-            ("method", Cell(f"{plan.method} {plan.format}", "", plan.quantizer or "")),
-            ("runtime", plan.runtime),
-            ("status", Cell(plan.status, _STATUS[plan.status], "; ".join(plan.needs))),
-            ("context", f"{plan.settings.context} tokens in {plan.settings.parallel} slots"),
+            (
+                "method",
+                Cell(f"{plan.method} {plan.format}", "", f"by {plan.quantizer}" if plan.quantizer else ""),
+            ),
+            ("runtime", Cell(plan.runtime, "", shown.placement(plan, cards))),
+            ("status", Cell(plan.status, _STATUS[plan.status])),
+            ("holds", _room(plan)),
             ("memory", quantity_cell(plan.memory.total)),
             ("decode", quantity_cell(plan.speed.decode)),
             ("prefill", quantity_cell(plan.speed.prefill)),
             ("KLD", quantity_cell(plan.quality.kld)),
             ("quantizing", quantity_cell(plan.time.quantize)),
             ("start", quantity_cell(plan.time.start)),
-            ("download", numbers.size(plan.disk.download_bytes)),
-            ("disk", Cell(numbers.size(plan.disk.peak_bytes), "", "at the most")),
+            ("download", shown.size(plan.disk.download_bytes)),
+            ("disk", Cell(shown.size(plan.disk.peak_bytes), "", "at the most")),
         ]
     )
+    why(page, (plan,), verbose=verbose)
     commands = [*plan.commands.quantize, *plan.commands.serve]
     if commands:
         page.title("By hand")
         for argv in commands:
             page.verbatim(shlex.join(argv))
-    page.title("Why")
-    _why(page, plan, verbose=verbose)

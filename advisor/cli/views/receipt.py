@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from .. import numbers
+from advisor.facts import shown
+
 from ..page import FAINT, FAIR, GOOD, Cell, Column, quantity_cell
 
 if TYPE_CHECKING:
@@ -17,9 +18,15 @@ _ROWS: Final = ("memory", "decode", "prefill", "start")
 _CLOSE: Final = 1.25
 
 
-def receipt(page: Page, found: Receipt) -> None:
-    """Write the table and its notes. The ratio is predicted / measured."""
-    page.title("Receipt")
+def receipt(page: Page, found: Receipt, *, reused_from: str | None = None) -> None:
+    """Write the table and its notes. The ratio is predicted / measured.
+
+    Args:
+        found: the receipt.
+        reused_from: when the deployment was launched, where this is the receipt of that earlier launch.
+    """
+    when = f", measured {shown.moment(found.measured_at)}" if found.measured_at else ""
+    page.title(f"Receipt of its launch at {shown.moment(reused_from)}{when}" if reused_from else f"Receipt{when}")
     page.table(
         [Column("what"), Column("predicted", True), Column("measured", True), Column("predicted/measured", True)],
         [
@@ -41,4 +48,4 @@ def receipt(page: Page, found: Receipt) -> None:
 
 def _ratio(value: float | None) -> Cell:
     close = value is not None and 1 / _CLOSE <= value <= _CLOSE
-    return Cell(numbers.ratio(value), GOOD if close else FAIR)
+    return Cell(shown.ratio(value), GOOD if close else FAIR)

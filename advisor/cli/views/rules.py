@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from advisor.facts import shown
+
 from ..page import BAD, FAIR, GOOD, STRONG, Cell, Column
-from .plans import cite
+from .reasons import cite
 
 if TYPE_CHECKING:
     from advisor.facts.reports import Problem, RuleInfo
@@ -28,7 +30,7 @@ def rules(page: Page, found: tuple[RuleInfo, ...], *, verbose: bool = False) -> 
             for r in found
         ],
     )
-    page.text(f"{len(found)} rules")
+    page.text(shown.counted(len(found), "rule"))
 
 
 def rule(page: Page, found: RuleInfo) -> None:
@@ -60,4 +62,4 @@ def problems(page: Page, found: tuple[Problem, ...]) -> None:
         page.text(located(problem), BAD)
         if problem.hint:
             page.text(f"  hint: {problem.hint}")
-    page.text(f"{len(found)} problems")
+    page.text(shown.counted(len(found), "problem"))

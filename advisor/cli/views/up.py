@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import numbers
+from advisor.facts import shown
+from advisor.facts.quantity import total
+
 from ..page import FAINT, GOOD, Cell, Column
 from . import plans, receipt
 from . import verification as quality
@@ -25,7 +27,9 @@ def up(page: Page, done: UpResult, *, verbose: bool = False) -> None:
         page.title("It says")
         page.text(done.receipt.answer)
     if done.receipt is not None:
-        receipt.receipt(page, done.receipt)
+        launched = next((step for step in done.steps if step.name == "launch"), None)
+        reused = launched is not None and launched.outcome == "reused"
+        receipt.receipt(page, done.receipt, reused_from=done.deployment.started_at if reused else None)
     if verbose and done.verification is not None:
         quality.verification(page, done.verification, verbose=verbose)
     name = done.deployment.name
@@ -61,8 +65,9 @@ def _dry(page: Page, done: UpResult, *, verbose: bool) -> None:
             [[s.name, s.outcome, s.detail or ""] for s in done.steps],
         )
     page.blank()
-    total = [q.value for q in (done.plan.time.fetch, done.plan.time.quantize, done.plan.time.start) if q is not None]
-    about = f" It would take about {numbers.seconds(sum(total))} (guess)." if total else ""
+    times = [q for q in (done.plan.time.fetch, done.plan.time.quantize, done.plan.time.start) if q is not None]
+    whole = total(times, "sum of its parts") if times else None
+    about = f" It would take about {shown.quantity(whole)} ({shown.origin(whole)})." if whole is not None else ""
     runs = done.plan.status == "ready" and done.plan.executable_here
     page.text(f"Nothing was changed.{about}" + (f" Carry it out: advisor up {done.plan.id}" if runs else ""), FAINT)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from advisor.facts import shown
 from advisor.facts.words import EXIT_NO, EXIT_OK
 
-from .. import numbers
 from ..page import BAD, FAINT, FAIR, GOOD, Cell, Column
 
 if TYPE_CHECKING:
@@ -26,21 +26,26 @@ def verification(page: Page, found: Verification, *, verbose: bool = False) -> N
     """Write a verification."""
     page.title("Quality")
     gate(page, found.gate)
-    measured = {"kld": found.kld, "top1_agreement": found.top1_agreement, "perplexity_ratio": _ratio(found)}
+    alone = found.perplexity_reference is None
+    against = {"kld": found.kld, "top1_agreement": found.top1_agreement, "perplexity_ratio": _ratio(found)}
+    measured = {**({} if alone else against), "perplexity": found.perplexity}
     page.blank()
     page.table(
         [Column("measure"), Column("value", True), Column("warns above", True), Column("fails above", True)],
         [_row(name, value, found.gate) for name, value in measured.items()]
-        + [["perplexity", _measured(found.perplexity), "", ""]]
-        + [["perplexity of the original", _measured(found.perplexity_reference), "", ""]],
+        + ([] if alone else [["perplexity of the original", _measured(found.perplexity_reference), "", ""]]),
     )
-    page.text(f"Measured on {found.positions} positions of {found.text}.", FAINT)
+    page.text(f"Measured on {shown.counted(found.positions, 'position')} of {found.text}.", FAINT)
     if found.prompts:
         page.title("Prompts")
         page.table(
             [Column("prompt"), Column("answer"), Column("verdict")],
-            [[p.name, p.answer, Cell(*_prompt(p.same, p.coherent))] for p in found.prompts],
+            [[p.name, p.answer, Cell(*_prompt(p.same and not alone, p.coherent, alone=alone))] for p in found.prompts],
         )
+    if found.task is not None:
+        original = "" if found.task.reference_correct is None else f"; the original {found.task.reference_correct}"
+        asked = f"{found.task.items} questions of {found.task.name}"
+        page.text(f"Of the {asked} it answers {found.task.correct}{original}.")
     if found.findings:
         page.title("Findings")
         page.bullets(f"{f.message} {f.remedy}" for f in found.findings)
@@ -62,17 +67,19 @@ def _ratio(found: Verification) -> float | None:
 
 
 def _measured(value: float | None) -> Cell:
-    return Cell(numbers.plain(value), "" if value is not None else FAINT, "measured" if value is not None else "")
+    return Cell(shown.plain(value), "" if value is not None else FAINT, "measured" if value is not None else "")
 
 
 def _row(name: str, value: float | None, found: Gate) -> list[str | Cell]:
     band = found.bands.get(name)
     if band is None:
         return [name, _measured(value), "", ""]
-    return [name, _measured(value), numbers.plain(band.warn), Cell(numbers.plain(band.fail), "", band.source)]
+    return [name, _measured(value), shown.plain(band.warn), Cell(shown.plain(band.fail), "", band.source)]
 
 
-def _prompt(same: bool, coherent: bool) -> tuple[str, str]:
+def _prompt(same: bool, coherent: bool, *, alone: bool) -> tuple[str, str]:
     if same:
         return "same as the original", GOOD
+    if alone and coherent:
+        return "coherent", GOOD
     return ("differs, coherent", FAIR) if coherent else ("not coherent", BAD)

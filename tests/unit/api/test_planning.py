@@ -46,6 +46,40 @@ def test_named_hardware_on_a_machine_without_it_has_its_memory_and_bandwidth() -
     assert not any(p.executable_here for p in report.plans)
 
 
+def test_a_context_without_sense_is_refused() -> None:
+    for ask in (api.recommend, api.estimate):
+        with pytest.raises(AdvisorError, match="at least 256") as caught:
+            ask(EIGHT_B, context=3)
+        assert caught.value.code == "bad-option"
+
+
+def test_estimate_takes_the_context_that_recommend_takes() -> None:
+    assert api.estimate(EIGHT_B).settings.context == api.recommend(EIGHT_B).plans[0].settings.context
+
+
+def test_a_keyword_that_there_is_not_is_an_error() -> None:
+    for ask in (api.recommend, api.estimate, api.up):
+        with pytest.raises(TypeError, match="contxt"):
+            ask(EIGHT_B, contxt=4096)  # type: ignore[operator]
+
+
+def test_a_recorded_machine_and_a_named_one_contradict() -> None:
+    with pytest.raises(AdvisorError, match="--machine and --hardware") as caught:
+        api.recommend(EIGHT_B, machine=bundle("firecracker-cgroup-v1"), hardware=("rtx-4090",))
+    assert caught.value.exit_code == 2
+
+
+def test_offline_names_every_missing_environment_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from advisor.api.making import refuse_offline
+
+    plan = api.recommend("8B").plans[0]
+    monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
+    with pytest.raises(AdvisorError) as caught:
+        refuse_offline(settings.load({"offline": True}), plan)
+    assert caught.value.data["missing"] == ["llama.cpp", "convert"]
+    refuse_offline(settings.load({"offline": False}), plan)
+
+
 def test_plans_are_kept_and_found(tmp_path: Path) -> None:
     plan = api.recommend(EIGHT_B).plans[0]
     kept = keeping.find(settings.load(), plan.id)

@@ -20,6 +20,7 @@ Advise = Callable[..., Outcome]
 
 # command line -> exit code, name of the document
 LINES: dict[str, tuple[int, str]] = {
+    "--version": (0, "version"),
     "probe": (0, "probe"),
     "recommend 8B": (0, "recommend"),
     "recommend": (0, "recommend"),
@@ -81,7 +82,9 @@ def test_people_get_text(advise: Advise, line: str, columns: str, monkeypatch: p
     assert "\x1b" not in done.out + done.err
     raw_or_copied = ("schema", "up --dry-run")
     if not line.startswith(raw_or_copied):
-        assert max(len(text) for text in done.out.splitlines()) <= int(columns)
+        # Only a word that no line could hold sticks out: an address, a path, an id is never cut.
+        long = [text for text in done.out.splitlines() if len(text) > int(columns)]
+        assert [text for text in long if max(map(len, text.split())) < int(columns) - 2] == []
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -115,7 +118,11 @@ def test_the_bare_answers(advise: Advise, line: str, answer: str) -> None:
 @pytest.mark.parametrize("line", LINES)
 def test_every_command_has_help_and_the_common_options(advise: Advise, line: str) -> None:
     words = line.split()
-    words = words[: 2 if words[0] in ("rules", "env", "config", "goals", "hardware", "models") else 1]
+    words = (
+        []
+        if line == "--version"
+        else words[: 2 if words[0] in ("rules", "env", "config", "goals", "hardware", "models") else 1]
+    )
     done = advise(*words, "--help")
     assert done.code == 0
     for option in ("--json", "--quiet", "--verbose", "--yes", "--offline"):
@@ -192,7 +199,7 @@ def test_the_library_takes_what_the_commands_pass(line: str, monkeypatch: pytest
 
         monkeypatch.setattr(api, name, call, raising=False)
     assert main([*line.split(), "--quiet"]) == LINES[line][0]
-    assert called or line.startswith("schema")
+    assert called or line.startswith(("schema", "--version"))
 
 
 def test_common_options_may_stand_before_the_command(advise: Advise) -> None:
@@ -255,9 +262,102 @@ def test_a_failed_check_is_exit_5(advise: Advise, fake: Callable[..., None]) -> 
     assert advise("doctor", "-q").out == "disk: full\n"
 
 
-def test_down_wants_a_name_or_all(advise: Advise) -> None:
-    assert advise("down").code == 2
+def deployed(*states: str) -> Callable[..., Any]:
+    found = tuple(samples.sample_deployment(name=f"d{i}", state=state) for i, state in enumerate(states))
+    return lambda **_: (found, ())
+
+
+@pytest.mark.parametrize("command", ["down", "restart", "logs"])
+@pytest.mark.parametrize(("states", "name"), [(("ready",), "d0"), (("stopped", "loading"), "d1")])
+def test_without_a_name_the_only_deployment_is_meant(
+    advise: Advise, fake: Callable[..., None], command: str, states: tuple[str, ...], name: str
+) -> None:
+    meant: list[str | None] = []
+
+    def one(name: str | None = None, **_: Any) -> Any:
+        meant.append(name)
+        done = samples.sample_deployment(name=name)
+        return {"down": (done,), "restart": done, "logs": ("a line",)}[command]
+
+    fake(survey=deployed(*states), **{command: one})
+    done = advise(command)
+    assert (done.code, meant) == (0, [name])
+    assert f"{name}: the only deployment" in done.err
+
+
+@pytest.mark.parametrize("command", ["down", "restart", "logs"])
+def test_of_several_deployments_one_has_to_be_named(advise: Advise, fake: Callable[..., None], command: str) -> None:
+    fake(survey=deployed("ready", "ready", "stopped"))
+    done = advise(command)
+    assert done.code == 2
+    assert "d0 or d1" in done.err
+    assert f"hint: advisor {command} d0" in done.err
+    assert json.loads(advise(command, "--json").out)["error"]["data"]["names"] == ["d0", "d1"]
+
+
+def test_what_is_stopped_still_has_a_log_and_can_be_restarted(advise: Advise, fake: Callable[..., None]) -> None:
+    fake(survey=deployed("stopped"))
+    assert advise("logs").out == "one\ntwo\n"
+    assert advise("restart").code == 0
+    assert advise("down").out == "Nothing is running.\n"
+
+
+def test_without_any_deployment(advise: Advise, fake: Callable[..., None]) -> None:
+    fake(survey=deployed())
+    assert advise("down").code == 0
+    assert [advise(command).code for command in ("logs", "restart")] == [4, 4]
+
+
+def test_a_name_and_all_exclude_each_other(advise: Advise) -> None:
     assert advise("down", "a", "--all").code == 2
+
+
+def test_the_version_is_a_document_wherever_the_option_stands(advise: Advise) -> None:
+    for words in (("--version", "--json"), ("--json", "--version")):
+        document = json.loads(advise(*words).out)
+        assert document["schema"] == "advisor/version/v1"
+        assert document["data"]["version"] == document["advisor"]
+    assert advise("--version").out == f"advisor {document['advisor']}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "word", "near"),
+    [
+        ("--method", "awqq", "awq"),
+        ("--format", "q4_k", "q4_k_m"),
+        ("--runtime", "vlm", "vllm"),
+        ("--kv-type", "q8", "q8_0"),
+        ("--quantizer", "llmcompresor", "llmcompressor"),
+        ("--goal", "chatt", "chat"),
+        ("--hardware", "rtx-3099", "rtx-3090"),
+    ],
+)
+def test_an_unknown_name_is_exit_4_with_near_misses(
+    advise: Advise, fake: Callable[..., None], option: str, word: str, near: str
+) -> None:
+    from advisor.api.planning import recommend
+
+    fake(recommend=recommend)
+    done = advise("recommend", "8B", option, word)
+    assert done.code == 4, done.err
+    assert f"{word!r}" in done.err or f'"{word}"' in done.err
+    assert f'"{near}"' in done.err
+    document = json.loads(advise("recommend", "8B", option, word, "--json").out)
+    assert document["schema"] == "advisor/recommend/v1"
+    assert document["error"]["code"].endswith("-not-found")
+
+
+def test_an_unknown_format_lists_each_known_one_once(advise: Advise) -> None:
+    known = json.loads(advise("recommend", "8B", "--format", "q9", "--json").out)["error"]["data"]["known"]
+    assert len(known) == len(set(known)) > 20
+
+
+@pytest.mark.parametrize("words", [("--format", "q9"), ("--method", "x"), ("--quantizer", "llama.cop")])
+def test_quantize_knows_the_same_names(advise: Advise, fake: Callable[..., None], words: tuple[str, str]) -> None:
+    from advisor.api.artifacts import quantize
+
+    fake(quantize=quantize)
+    assert json.loads(advise("quantize", "8B", *words, "--json").out)["error"]["code"] == "word-not-found"
 
 
 def test_hardware_is_found_by_alias_and_name(advise: Advise, fake: Callable[..., None]) -> None:

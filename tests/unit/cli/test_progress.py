@@ -67,7 +67,7 @@ def test_lines_speak_every_tenth() -> None:
         "quantize: reused: q4_k_m",
         "launch: waiting for it",
         "warning: little memory",
-        "launch: failed in 1.0 s: ended",
+        "launch: failed in 1.0 s",
     ]
 
 

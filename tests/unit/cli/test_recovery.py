@@ -81,6 +81,9 @@ def test_ask_on_a_terminal(
     assert done.code == code
     assert len(library.calls) == calls
     assert "Take the next plan, p-0000bb? [y/N]" in done.err
+    assert done.err.count("Too far from the original.") == 1
+    assert done.err.count("KLD 0.5") == 1
+    assert ("hint: advisor up p-0000bb" in done.err) is (code == 3)
 
 
 def test_yes_answers(advise: Advise, library: Library) -> None:

@@ -120,6 +120,22 @@ def test_time_and_disk_follow_what_is_there() -> None:
     assert with_gpu.value < without.value / 5
 
 
+def test_start_counts_reading_and_repacking() -> None:
+    def start(fmt: str, mode: str) -> float:
+        found = cost(
+            MODEL, TENSORS, method="gguf", fmt=fmt, runtime="llama.cpp", machine=CPU, devices=("host",),
+            settings=Settings(context=4096, load_mode=mode),
+        )  # fmt: skip
+        assert found.time.start is not None and found.time.start.low < found.time.start.value < found.time.start.high
+        return found.time.start.value
+
+    repacked, weights = 3204 * 2**20, 4685.3 * 2**20
+    # Reading costs a copy of the file, in either format; repacking is the same work in either mode.
+    assert start("q4_k_m", "none") - start("q4_k_m", "mmap") == pytest.approx(weights / 3.5e9, rel=1e-3)
+    assert start("q4_k_m", "mmap") == pytest.approx(1.5 + weights / 600e6 + repacked / 1.1e9, rel=1e-3)
+    assert start("q8_0", "none") > start("q8_0", "mmap") > start("q4_k_m", "mmap")
+
+
 def test_sizes_of_checkpoints() -> None:
     assert checkpoint(MODEL, TENSORS, "awq", "w4a16-g128").total.value == pytest.approx(5.73e9, rel=0.001)
     assert checkpoint(MODEL, TENSORS, "none", "bf16").total.value == 2 * MODEL.params

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hyp
 from hypothesis import strategies as st
 
-from advisor.cost import kv
+from advisor.cost import kv, repack
 from advisor.cost.gguf_file import weight_map
 from advisor.cost.llama_memory import memory as llama_memory
 from advisor.cost.memory import memory
@@ -94,6 +94,44 @@ def test_which_types_are_copied() -> None:
     unmapped = Settings(context=2048, load_mode="none")
     q = llama_memory(model, stored, fmt="q4_0", settings=unmapped, machine=CPU, devices=("host",))
     assert (q.weights.value + q.repack.value) / MIB == pytest.approx(73.30 + 264.98, abs=0.01)
+
+
+def test_a_file_that_is_read_is_there_once() -> None:
+    mapped, read = (on_cpu("llama-3.1-8b", Settings(context=8192, load_mode=mode)) for mode in ("mmap", "none"))
+    assert mapped.total.value - read.total.value == mapped.repack.value == 3204 * MIB
+    assert read.repack.high == 0  # the buffer for reading is gone before the larger cache is there
+    assert on_cpu("llama-3.1-8b", Settings(context=8192, load_mode="mlock")).total == read.total
+    # Matrices of 144 MiB, a cache of half a MiB: the peak is while they are read (measured: 147 MiB over the weights).
+    arch = shapes.Arch("llama", 1, 2048, 131072, 16, 4, 128, 4096)
+    q = llama_memory(
+        shapes.facts(arch), shapes.tensors(arch), fmt="q4_0", machine=CPU, devices=("host",),
+        settings=Settings(context=256, ubatch=8, load_mode="none"),
+    )  # fmt: skip
+    matrix = 2048 * 131072 * 18 // 32
+    assert q.repack.value == 0
+    assert q.repack.high == matrix - int(q.kv_cache.value + q.compute.value + q.output.value) > 100 * MIB
+    # Beside a device nothing is repacked, however the file is loaded.
+    model, tensors = KNOWN["smollm2-135m"]
+    for mode in ("mmap", "none"):
+        q = llama_memory(
+            model, tensors, fmt="q4_0", settings=Settings(context=512, gpu_layers=12, load_mode=mode),
+            machine=shapes.machine(shapes.gpu()), devices=("gpu0", "host"),
+        )  # fmt: skip
+        assert (q.repack.value, q.repack.high) == (0, 0)
+
+
+def test_share_that_is_repacked() -> None:
+    def share(name: str, fmt: str, provider: str = "wheel", machine: Machine = CPU) -> float:
+        weights = weight_map(*KNOWN[name], fmt, imatrix=False)
+        return repack.ratio(weights, repack.here(machine, provider))
+
+    assert share("llama-3.1-8b", "q4_k_m") == pytest.approx(3204.0 / 4685.3, abs=1e-4)
+    assert share("llama-3.1-8b", "q6_k") == share("llama-3.1-8b", "f16") == 0.0
+    # Narrow rows fall back to types that are not repacked: 7.6 of 98.9 MiB.
+    assert share("smollm2-135m", "q4_k_m") == pytest.approx(0.077, abs=0.001)
+    # A build for the CPU itself knows more types.
+    wide = shapes.machine(isa=("avx2", "avx512f"))
+    assert share("llama-3.1-8b", "q2_k", "wheel", wide) < share("llama-3.1-8b", "q2_k", "build", wide)
 
 
 def latent() -> tuple[ModelFacts, tuple[TensorSpec, ...]]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.execute import gate
-from advisor.execute.gate import Measured
+from advisor.execute.gate import Measured, bands_without_original
 from advisor.facts.results import Band, Finding, Gate, PromptPair, Verification
 from advisor.facts.words import GGUF_FORMATS
 
@@ -48,6 +48,18 @@ def test_every_band_has_its_line() -> None:
     assert len(because) == 3
     assert "0.03" in because[0]
     assert "at least 0.85" in because[2]
+
+
+@pytest.mark.parametrize(("perplexity", "verdict"), [(23.4, "pass"), (900.0, "warn"), (60_000.0, "fail")])
+def test_a_file_without_an_original_must_know_more_than_nothing(perplexity: float, verdict: str) -> None:
+    alone = Measured(perplexity, None, None, None, 2550, 0)
+    found = gate.judge(alone, bands_without_original(49_152), ())
+    assert found.verdict == verdict
+    assert any("Perplexity" in line for line in found.because)
+
+
+def test_without_a_vocabulary_there_are_no_limits() -> None:
+    assert bands_without_original(None) == {}
 
 
 def test_nothing_to_compare_with_never_passes() -> None:

@@ -41,6 +41,11 @@ def problems(tmp_path: Path, *rules: str, head: str = HEAD) -> list[str]:
         ({"kind": "prefer", "score": "qualty", "weight": "0.1"}, 'Did you mean "quality"'),
         ({"kind": "set", "key": "quantize.desc_akt", "value": "true"}, 'Did you mean "quantize.desc_act"'),
         ({"kind": "set", "key": "quantize.desc_act", "value": "1"}, "true or false"),
+        ({"kind": "set", "key": "settings.load_mode", "value": "map"}, 'Did you mean "mmap"'),
+        (
+            {"kind": "set", "key": "settings.load_mode", "value": "mmap", "when": "{fit.fits: true}"},
+            "settings.load_mode is set before fit.fits is known",
+        ),
         ({"kind": "require"}, "needs requires"),
         ({"weight": "0.1"}, "does not belong"),
         ({"id": "awq-1"}, "an id is FAMILY-123"),

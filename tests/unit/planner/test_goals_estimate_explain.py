@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from advisor import datafiles
 from advisor.errors import AdvisorError
-from advisor.facts.plan import Settings
+from advisor.facts import shown
+from advisor.facts.plan import Decision, Rejected, Settings
+from advisor.facts.quantity import exact
 from advisor.facts.words import GOALS as GOAL_NAMES
 from advisor.planner import goals
 from advisor.planner.estimate import estimate
-from advisor.planner.explain import against, explain_plan, explain_rule
+from advisor.planner.explain import against, explain_plan, explain_rule, rejected_texts
 from tests.unit.planner import planner_fakes as fakes
 from tests.unit.planner.planner_run import GOALS, PACK, plan
 
@@ -131,15 +135,63 @@ def test_estimate_refuses_and_reduces() -> None:
 def test_explanation_of_a_plan() -> None:
     found = plan(8.0, fakes.rtx_4090())
     first = found.plans[0]
-    told = explain_plan(
-        first, others=found.plans, rejected=found.rejected, pack=PACK, goal_weights=GOALS["chat"].weights
-    )
+    told = explain_plan(first, others=found.plans, rejected=found.rejected, goal_weights=GOALS["chat"].weights)
     assert told.kind == "plan" and told.id == first.id
     text = "\n".join((told.text, *told.details))
-    assert "GUIDE-001 weighs guide+0.3" in text and "guide 000 §7" in text
+    assert "GUIDE-001 speaks for it (guide+0.3)" in text and "guide 000 §7" in text
     assert all(other.id in text for other in found.plans[1:])
     assert "Not " in text and "RT-004" in text and "vllm installed" in text
     assert any(s.doc == "003" for s in told.sources)
+
+
+def test_an_explanation_has_the_units_of_the_other_answers() -> None:
+    first = plan(8.0, fakes.rtx_4090()).plans[0]
+    hour = msgspec.structs.replace(first.time, quantize=exact(3130.0, "s", "x", "fit"))
+    slow = msgspec.structs.replace(first, time=hour)
+    told = explain_plan(slow)
+    assert f"Memory {shown.quantity(first.memory.total)} (" in told.details[0]
+    assert "time to make 52 min (fit)" in told.details[0]
+    assert not re.search(r"\d GB\b|\de\+\d", "\n".join((told.text, *told.details)))
+    assert f"score {first.score:.2f} (" in told.text and "of 1 for its numbers" in told.text
+
+
+def test_a_rule_against_a_plan_is_told_as_such_and_each_rule_once() -> None:
+    for_it, against_it, warns = (
+        Decision(rule="GUIDE-060", effect="prefer", because="It is good.", target="guide+0.3"),
+        Decision(rule="GUIDE-063", effect="prefer", because="It is poor.", target="guide-0.3"),
+        Decision(rule="FMT-005", effect="warn", because="Rows are odd."),
+    )
+    first = msgspec.structs.replace(
+        plan(8.0, fakes.cpu_only()).plans[0], decisions=(warns, against_it, for_it), warnings=("Rows are odd.",)
+    )
+    told = explain_plan(first)
+    assert told.text.endswith("It is good.") and "It is poor." not in told.text
+    assert told.details[1:4] == (
+        "GUIDE-060 speaks for it (guide+0.3): It is good.",
+        "GUIDE-063 speaks against it (guide-0.3): It is poor.",
+        "FMT-005 warns: Rows are odd.",
+    )
+    assert "\n".join(told.details).count("Rows are odd.") == 1
+
+
+def test_rejections_are_told_by_reason() -> None:
+    def gone(rule: str, because: str, runtime: str = "vllm", short: int | None = None) -> Rejected:
+        return Rejected(
+            method="awq", format="w4a16-g128", runtime=runtime, rule=rule, because=because, short_by=short, instead=()
+        )  # type: ignore[arg-type]
+
+    dropped = (
+        gone("RT-004", "No."),
+        gone("FMT-012", "Old. (device.compute_capability is 8.6, 0.3 below 8.9.)"),
+        gone("FMT-012", "Old. (device.compute_capability is 7.5, 1.4 below 8.9.)", "sglang"),
+        gone("MEM-001", "Too big.", short=5 * 2**30),
+        gone("MEM-001", "Too big.", "sglang", short=2 * 2**30),
+        gone("MINE-1", "I say so."),
+    )
+    told = rejected_texts(dropped)
+    assert [re.findall(r"[A-Z]+-\d+", text)[0] for text in told] == ["MEM-001", "MINE-1", "FMT-012", "RT-004"]
+    assert told[0].endswith("(MEM-001) The closest is short by 2.00 GiB.")
+    assert told[2].startswith("Not awq w4a16-g128 in vllm and sglang: Old. (device")
 
 
 def test_why_one_lost_adds_up_to_the_difference_in_score() -> None:

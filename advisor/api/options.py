@@ -1,0 +1,76 @@
+"""The keywords that planning functions share: what a person may ask for, and another machine to plan for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+from advisor.facts.plan import PlanRequest
+
+
+class MachineOptions(TypedDict, total=False):
+    """Another machine, or changes to one: names of hardware; bytes; bytes per second."""
+
+    hardware: tuple[str, ...]
+    memory: int | None
+    vram: int | None
+    bandwidth: int | None
+
+
+class PlanOptions(MachineOptions, total=False):
+    """All of ``recommend`` and ``up``; what is left out, or ``None``, is advisor's choice.
+
+    ``context`` in tokens of one conversation; ``parallel`` requests at a time; ``min_tps`` in tokens per second;
+    ``max_memory`` in bytes; ``min_quality`` a share of the original's, up to 1; ``within`` in seconds.
+    """
+
+    goal: str
+    context: int | None
+    parallel: int | None
+    method: str | None
+    format: str | None
+    runtime: str | None
+    quantizer: str | None
+    kv_type: str | None
+    min_tps: float | None
+    max_memory: int | None
+    min_quality: float | None
+    within: float | None
+    no_download: bool
+
+
+MACHINE_KEYS = frozenset(MachineOptions.__optional_keys__)
+PLAN_KEYS = frozenset(PlanOptions.__optional_keys__)
+# Where the request says the unit and the option does not.
+_RENAMED = {"max_memory": "max_memory_bytes", "within": "within_s"}
+
+
+def checked(function: str, options: Mapping[str, object], known: frozenset[str] | None = None) -> None:
+    """Refuse a keyword that there is not, as Python does for keywords that are written out.
+
+    Args:
+        function: its name.
+        known: its keywords; those of ``PlanOptions`` by default.
+
+    Raises:
+        TypeError: there is no such keyword.
+    """
+    for name in options:
+        if name not in (PLAN_KEYS if known is None else known):
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
+def machine_options(options: PlanOptions) -> MachineOptions:
+    """Those that describe a machine."""
+    return {
+        "hardware": tuple(options.get("hardware", ())),
+        "memory": options.get("memory"),
+        "vram": options.get("vram"),
+        "bandwidth": options.get("bandwidth"),
+    }
+
+
+def request_of(options: PlanOptions, *, top: int) -> PlanRequest:
+    """What is asked for beyond model and machine."""
+    wanted = {_RENAMED.get(k, k): v for k, v in options.items() if k not in MACHINE_KEYS}
+    return PlanRequest(top=top, **wanted)  # type: ignore[arg-type] # the keys are the request's own
