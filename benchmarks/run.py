@@ -3,7 +3,7 @@
 CPU time, not wall time, wherever one is compared with another: it does not move with what else the machine does.
 ``python benchmarks/run.py startup`` only times start-up; ``chain`` runs ``up`` on the real model and the same steps by
 hand; ``formats`` compares predicted and measured memory over several formats; ``load-mode`` compares ways to get a
-file into memory, and ways to wait. Without a word: all of them.
+file into memory, ``waiting`` threads that spin with threads that sleep. Without a word: all of them.
 ``--write FILE`` also writes what is printed.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from load_mode import load_mode
+from load_mode import load_mode, waiting
 
 import advisor
 from advisor import settings
@@ -254,7 +254,7 @@ def formats(say: Callable[[str], None]) -> None:
 def main(argv: list[str]) -> int:
     """Run the parts that are named, or all."""
     write = Path(argv[argv.index("--write") + 1]) if "--write" in argv else None
-    parts = {"startup": startup, "chain": chain, "formats": formats, "load-mode": load_mode}
+    parts = {"startup": startup, "chain": chain, "formats": formats, "load-mode": load_mode, "waiting": waiting}
     chosen = [parts[a] for a in argv if a in parts] or list(parts.values())
     lines: list[str] = []
 
