@@ -303,7 +303,15 @@ def server_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     return {k: v for k, v in child.items() if not k.startswith(("PIP_", "UV_")) and not k.lower().endswith("_proxy")}
 
 
-def visible_devices(env: Mapping[str, str] | None = None) -> str | None:
-    """``CUDA_VISIBLE_DEVICES`` as set, ``None`` where it is not."""
+# Variables that say which devices a program may see, or what kind of system this is.
+PROBE_VARIABLES: Final = (
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"),
+    *("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HSA_OVERRIDE_GFX_VERSION"),
+    *("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "GGML_VK_VISIBLE_DEVICES", "WSL_DISTRO_NAME", "container"),
+)
+
+
+def probe_variables(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Those of ``PROBE_VARIABLES`` that are set."""
     env = os.environ if env is None else env
-    return env.get("CUDA_VISIBLE_DEVICES")
+    return {name: env[name] for name in PROBE_VARIABLES if name in env}

@@ -47,7 +47,7 @@ def this_machine(settings: Settings) -> tuple[Machine, tuple[Warning_, ...]]:
     from advisor.probes import bandwidth
     from advisor.probes.detect import detect
 
-    probed = detect(visible=settings_module.visible_devices())
+    probed = detect(environment=settings_module.probe_variables())
     machine = probed.machine
     if machine.host.bandwidth is None:
         measured = bandwidth.cached(Path(settings.paths.cache))

@@ -189,7 +189,7 @@ def _physical(processors: list[dict[str, str]], source: Source, notes: Notes) ->
 
 
 def _from_py_cpuinfo(source: Source, platform: Platform, notes: Notes, deadline_s: float) -> Cpu:
-    reply: dict[str, Any] = source.cpuinfo(deadline_s) or {}
+    reply: dict[str, Any] = source.ask("cpuinfo", deadline_s)
     if not reply:
         notes.add("cpu", "py-cpuinfo", "no answer; name and instruction sets are unknown")
     flags = reply.get("flags")

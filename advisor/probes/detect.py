@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -9,12 +10,14 @@ import msgspec
 from advisor.facts.machine import Device, Host, Machine
 from advisor.facts.plan import Warning_
 from advisor.facts.text import clean
+from advisor.facts.words import Vendor
 from advisor.probes.cpu import read_cpu
 from advisor.probes.memory import read_memory
-from advisor.probes.nvidia import read_nvidia
-from advisor.probes.pci import read_others, read_pci
+from advisor.probes.pci import read_pci
 from advisor.probes.sanity import Notes
 from advisor.probes.source import LiveSource, Source
+from advisor.probes.vendors import NAMES, probe_of
+from advisor.probes.vendors.base import Look, unusable
 
 _SYSTEMS: Final[dict[str, str]] = {"Linux": "linux", "Darwin": "darwin", "Windows": "windows"}
 
@@ -26,15 +29,17 @@ class Probed(NamedTuple):
     warnings: tuple[Warning_, ...]
 
 
-def detect(source: Source | None = None, *, deadline_s: float = 3.0, visible: str | None = None) -> Probed:
+def detect(
+    source: Source | None = None, *, deadline_s: float = 3.0, environment: Mapping[str, str] | None = None
+) -> Probed:
     """Probe the machine.
 
-    On a machine without an NVIDIA device nothing but files is read; with one, the driver is asked in a process of its
-    own, which is given ``deadline_s``.
+    On a machine without an accelerator nothing but files is read; with one, its driver is asked in a process of its
+    own, which is given ``deadline_s``. Several vendors are asked at once.
 
     Args:
         source: where raw facts come from; this machine by default.
-        visible: the value of ``CUDA_VISIBLE_DEVICES``; ``None`` where it is not set.
+        environment: device selections such as ``CUDA_VISIBLE_DEVICES``, as far as they are set.
 
     Raises:
         AdvisorError: ``probe-failed`` when even the size of the memory cannot be read.
@@ -52,7 +57,7 @@ def detect(source: Source | None = None, *, deadline_s: float = 3.0, visible: st
     )
     machine = Machine(
         host=host,
-        devices=_numbered(_devices(source, host, notes, deadline_s=deadline_s, visible=visible)),
+        devices=_numbered(_devices(source, host, notes, deadline_s=deadline_s, environment=environment or {})),
         runtimes=(),
         provenance=notes.entries,
     )
@@ -79,16 +84,47 @@ def warnings_of(machine: Machine) -> tuple[Warning_, ...]:
     return tuple(found)
 
 
-def _devices(source: Source, host: Host, notes: Notes, *, deadline_s: float, visible: str | None) -> tuple[Device, ...]:
+def _devices(
+    source: Source, host: Host, notes: Notes, *, deadline_s: float, environment: Mapping[str, str]
+) -> tuple[Device, ...]:
+    """The devices of all vendors; a vendor whose driver hangs costs its deadline, whatever the others do."""
     pci = read_pci(source)
-    found = read_nvidia(source, pci, host.memory, notes, deadline_s=deadline_s, visible=visible)
-    found += read_others(source, pci, notes)
-    if host.os == "darwin":
-        from advisor.probes.apple import read_apple
-
-        found += read_apple(host, notes)
-    if not found:
+    looks = {name: Look(source, pci, host, Notes(), deadline_s, environment) for name in NAMES}
+    there = [name for name in NAMES if probe_of(name).present(looks[name])]
+    found = (
+        _at_once({name: looks[name] for name in there}) if len(there) > 1 else {n: _read(n, looks[n]) for n in there}
+    )
+    devices: tuple[Device, ...] = ()
+    for name in there:
+        notes.extend(looks[name].notes)
+        devices += found[name]
+    if not devices:
         notes.add("devices", "PCI bus", "no device for computing found")
+    return devices
+
+
+def _read(name: Vendor, look: Look) -> tuple[Device, ...]:
+    """The devices of one vendor; a fault in its probe costs that vendor only."""
+    try:
+        return probe_of(name).read(look)
+    except Exception as e:  # noqa: BLE001 - whatever a driver said that nobody thought of, the plan goes on
+        return (unusable(name, f"{name} device", f"the probe failed: {type(e).__name__}: {clean(str(e), 120)}"),)
+
+
+def _at_once(looks: dict[Vendor, Look]) -> dict[Vendor, tuple[Device, ...]]:
+    """Every vendor in a thread of its own. Each question has its own deadline, so that all threads end."""
+    import threading
+
+    found: dict[Vendor, tuple[Device, ...]] = {}
+
+    def run(name: Vendor) -> None:
+        found[name] = _read(name, looks[name])
+
+    threads = [threading.Thread(target=run, args=(name,), daemon=True) for name in looks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return found
 
 

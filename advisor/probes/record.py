@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,27 +12,21 @@ from advisor.errors import AdvisorError
 from advisor.facts.base import from_json
 from advisor.facts.machine import Machine
 from advisor.facts.text import clean
+from advisor.probes.bundle import BUNDLE_SCHEMA, Bundle, BundleSource, RecordingSource
 from advisor.probes.detect import Probed, detect
 from advisor.probes.sanity import Notes, sane_machine
-from advisor.probes.source import (
-    BUNDLE_SCHEMA,
-    Bundle,
-    BundleSource,
-    LiveSource,
-    Platform,
-    RecordingSource,
-    Source,
-    bad_machine_file,
-)
+from advisor.probes.source import LiveSource, Platform, Source, bad_machine_file
 
 MAX_MACHINE_BYTES: Final = 4 << 20
+# Variables that select devices by number or UUID.
+_SELECTIONS: Final = ("CUDA_VISIBLE_DEVICES",)
 
 
 def record(
     folder: Path,
     *,
     source: Source | None = None,
-    visible: str | None = None,
+    environment: Mapping[str, str] | None = None,
     deadline_s: float = 3.0,
     notes: tuple[str, ...] = (),
 ) -> Probed:
@@ -52,7 +47,7 @@ def record(
             hint="advisor probe --record NEW_FOLDER",
         )
     recording = RecordingSource(source or LiveSource())
-    probed = detect(recording, visible=visible, deadline_s=deadline_s)
+    probed = detect(recording, environment=environment, deadline_s=deadline_s)
     scrubber = Scrubber(recording.text("/proc/self/cgroup"), recording.text("/proc/self/mountinfo"))
     platform: Platform = recording.platform()
     bundle = Bundle(
@@ -64,9 +59,12 @@ def record(
         affinity=recording.affinity(),
         names={path: found for path, found in sorted(recording.listed.items()) if found is not None},
         present=tuple(sorted(scrubber.path(path) for path, there in recording.present.items() if there)),
-        nvml=scrubber.value(recording.replies.get("nvml")),
-        cpuinfo=scrubber.value(recording.replies.get("cpuinfo")),
-        visible=None if visible is None else scrubber.plain(_whole(visible, recording.replies.get("nvml"))),
+        links={path: scrubber.plain(to) for path, to in sorted(recording.links.items()) if to is not None},
+        replies={question: scrubber.value(reply) for question, reply in sorted(recording.replies.items())},
+        environment={
+            name: scrubber.plain(_whole(value, recording.replies.get("nvml")) if name in _SELECTIONS else value)
+            for name, value in sorted((environment or {}).items())
+        },
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +109,7 @@ def load_machine(path: Path) -> Probed:
     path = Path(path)
     if path.is_dir():
         source = BundleSource(path)
-        return detect(source, visible=source.bundle.visible)
+        return detect(source, environment=source.bundle.environment)
     if not path.is_file():
         raise AdvisorError(
             "file-not-found", f"There is no recorded machine at {clean(str(path))}.", hint="advisor probe --record DIR"

@@ -42,6 +42,10 @@ class Notes:
         """Note that ``what`` was read from ``source``."""
         self._entries.append(Provenance(what=what, source=source, note=note))
 
+    def extend(self, more: Notes) -> None:
+        """Take over the notes of another part."""
+        self._entries += more.entries
+
     @property
     def entries(self) -> tuple[Provenance, ...]:
         """All notes, in the order in which they were made."""

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.facts.machine import Device, HostMemory, Provenance
+from advisor.facts.machine import Device, Provenance
 from advisor.probes.ask import nvml_reply
 from advisor.probes.detect import Probed, detect
-from advisor.probes.nvidia import Entry, select
 from advisor.probes.sanity import Notes
+from advisor.probes.vendors.nvidia import Entry, select
 from tests.unit.probes.fake import GIB, FakeSource
 
 MIB = 1 << 20
@@ -32,9 +32,13 @@ def gpu(index: int = 0, name: str = "NVIDIA GeForce RTX 3090", **changes: Any) -
     } | changes
 
 
+def selected(visible: str | None) -> dict[str, str]:
+    return {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+
+
 def probe(*devices: dict[str, Any], visible: str | None = None, **reply: Any) -> Probed:
     driver = reply or {"driver": "570.00", "cuda": 12080, "devices": list(devices)}
-    return detect(FakeSource(present=("/dev/nvidiactl",), nvml=driver), visible=visible)
+    return detect(FakeSource(present=("/dev/nvidiactl",), replies={"nvml": driver}), environment=selected(visible))
 
 
 def one(device: dict[str, Any]) -> tuple[Device, tuple[Provenance, ...]]:
@@ -44,7 +48,7 @@ def one(device: dict[str, Any]) -> tuple[Device, tuple[Provenance, ...]]:
 
 
 def test_without_a_sign_of_a_device_the_driver_is_not_asked() -> None:
-    source = FakeSource(nvml={"devices": [gpu()]})
+    source = FakeSource(replies={"nvml": {"devices": [gpu()]}})
     assert detect(source).machine.devices == ()
     assert source.asked == 0
 
@@ -139,14 +143,16 @@ def test_each_device_on_the_bus_is_listed_when_the_driver_fails() -> None:
     for address, (vendor, kind) in zip(addresses, kinds, strict=True):
         folder = f"/sys/bus/pci/devices/{address}"
         files |= {f"{folder}/vendor": vendor, f"{folder}/class": kind, f"{folder}/device": "0x2684"}
-    source = FakeSource(files, names={"/sys/bus/pci/devices": addresses}, nvml={"error": {"code": "deadline"}})
+    source = FakeSource(
+        files, names={"/sys/bus/pci/devices": addresses}, replies={"nvml": {"error": {"code": "deadline"}}}
+    )
     devices = detect(source).machine.devices
     assert [d.name for d in devices] == ["NVIDIA device 2684 (PCI)"] * 2
     assert all(d.unusable for d in devices)
 
 
 def test_wsl_without_an_nvidia_device_lists_none() -> None:
-    source = FakeSource(present=("/dev/dxg",), nvml={"error": {"code": "LIBRARY_NOT_FOUND"}})
+    source = FakeSource(present=("/dev/dxg",), replies={"nvml": {"error": {"code": "LIBRARY_NOT_FOUND"}}})
     assert detect(source).machine.devices == ()
     assert source.asked == 1
 
@@ -235,7 +241,9 @@ KEYS = ("index", "name", "uuid", "memory", "compute_capability", "pcie_gen", "pc
 )
 def test_any_reply_gives_a_machine(reply: dict[str, Any], devices: list[Any], visible: str | None) -> None:
     for answer in (reply, {"driver": "1", "devices": devices}):
-        machine = detect(FakeSource(present=("/dev/nvidiactl",), nvml=answer), visible=visible).machine
+        machine = detect(
+            FakeSource(present=("/dev/nvidiactl",), replies={"nvml": answer}), environment=selected(visible)
+        ).machine
         for device in machine.devices:
             assert device.memory.total_bytes is None or device.memory.total_bytes >= MIB
 
@@ -308,11 +316,12 @@ def test_the_helper_names_the_drivers_error() -> None:
 
 
 def test_a_limit_of_the_group_counts_for_a_unified_device() -> None:
-    from advisor.probes.nvidia import read_nvidia
-
     source = FakeSource(
-        present=("/dev/nvidiactl",), nvml={"devices": [gpu(name="NVIDIA GB10", memory={"error": "NOT_SUPPORTED"})]}
+        present=("/dev/nvidiactl",),
+        replies={"nvml": {"devices": [gpu(name="NVIDIA GB10", memory={"error": "NOT_SUPPORTED"})]}},
     )
-    host = HostMemory(total_bytes=8 * GIB, limit_bytes=2 * GIB, available_bytes=GIB)
-    (device,) = read_nvidia(source, (), host, Notes(), deadline_s=1.0, visible=None)
+    source.files["/proc/self/cgroup"] = "0::/box\n"
+    source.files["/proc/self/mountinfo"] = "29 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n"
+    source.files["/sys/fs/cgroup/box/memory.max"] = str(2 * GIB)
+    (device,) = detect(source).machine.devices
     assert device.memory.total_bytes == 2 * GIB

@@ -91,7 +91,7 @@ def test_without_proc_py_cpuinfo_is_asked() -> None:
     source = NoProc(
         affinity=None,
         platform=Platform(system="Darwin", machine="arm64", cpu_count=10, memory_bytes=32 * GIB),
-        cpuinfo={"brand_raw": "Apple M1 Pro", "flags": ["asimd", "odd"]},
+        replies={"cpuinfo": {"brand_raw": "Apple M1 Pro", "flags": ["asimd", "odd"]}},
     )
     probed = detect(source)
     host = probed.machine.host
@@ -106,7 +106,9 @@ def test_without_proc_py_cpuinfo_is_asked() -> None:
 
 def test_an_apple_chip_sold_with_two_bandwidths_is_planned_with_the_lower() -> None:
     platform = Platform(system="Darwin", machine="arm64", cpu_count=14, memory_bytes=64 * GIB)
-    (device,) = detect(NoProc(affinity=None, platform=platform, cpuinfo={"brand_raw": "Apple M3 Max"})).machine.devices
+    (device,) = detect(
+        NoProc(affinity=None, platform=platform, replies={"cpuinfo": {"brand_raw": "Apple M3 Max"}})
+    ).machine.devices
     assert device.profile is None
     assert device.bandwidth is not None
     assert (device.bandwidth.value, device.bandwidth.high) == (307_200_000_000, 409_600_000_000)
@@ -114,7 +116,7 @@ def test_an_apple_chip_sold_with_two_bandwidths_is_planned_with_the_lower() -> N
 
 def test_translated_python_on_apple_silicon_is_warned_of() -> None:
     platform = Platform(system="Darwin", machine="x86_64", cpu_count=8, memory_bytes=16 * GIB)
-    probed = detect(NoProc(affinity=None, platform=platform, cpuinfo={"brand_raw": "Apple M2"}))
+    probed = detect(NoProc(affinity=None, platform=platform, replies={"cpuinfo": {"brand_raw": "Apple M2"}}))
     assert "rosetta" in {w.code for w in probed.warnings}
 
 

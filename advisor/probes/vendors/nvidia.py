@@ -7,10 +7,9 @@ from typing import Any, Final, NamedTuple
 from advisor.facts.machine import Device, DeviceMemory, HostMemory, Link
 from advisor.facts.quantity import Quantity, exact
 from advisor.facts.text import clean
-from advisor.probes.pci import PciDevice
 from advisor.probes.profiles import HardwareProfile
 from advisor.probes.sanity import Notes, within
-from advisor.probes.source import Source
+from advisor.probes.vendors.base import Look, unusable
 
 VENDOR: Final = 0x10DE
 _CERTAIN: Final = ("/dev/nvidiactl", "/proc/driver/nvidia/version")
@@ -42,25 +41,30 @@ class Entry(NamedTuple):
     reason: str | None
 
 
-def read_nvidia(
-    source: Source,
-    pci: tuple[PciDevice, ...],
-    host: HostMemory,
-    notes: Notes,
-    *,
-    deadline_s: float,
-    visible: str | None,
-) -> tuple[Device, ...]:
-    """The NVIDIA devices, visible ones first in the order of ``visible``; without one, the driver is not asked.
+class Nvidia:
+    """NVIDIA devices, as the driver's library tells of them."""
 
-    Args:
-        visible: the value of ``CUDA_VISIBLE_DEVICES``; ``None`` where it is not set.
-    """
-    seen = tuple(d for d in pci if d.vendor == VENDOR)
-    certain = bool(seen) or any(source.exists(path) for path in _CERTAIN)
-    if not certain and not any(source.exists(path) for path in _POSSIBLE):
-        return ()
-    reply = source.nvml(deadline_s)
+    name = "nvidia"
+
+    def present(self, look: Look, /) -> bool:
+        """A device on the bus, a loaded driver, or a device file behind which there may be one."""
+        return _certain(look) or any(look.source.exists(path) for path in _POSSIBLE)
+
+    def read(self, look: Look, /) -> tuple[Device, ...]:
+        """The devices, visible ones first in the order of ``CUDA_VISIBLE_DEVICES``."""
+        return _read(look)
+
+
+PROBE: Final = Nvidia()
+
+
+def _certain(look: Look) -> bool:
+    return bool(look.of(VENDOR)) or any(look.source.exists(path) for path in _CERTAIN)
+
+
+def _read(look: Look) -> tuple[Device, ...]:
+    notes, deadline_s, seen, certain = look.notes, look.deadline_s, look.of(VENDOR), _certain(look)
+    reply = look.source.ask("nvml", deadline_s)
     raw_devices = reply.get("devices")
     if "error" in reply or not isinstance(raw_devices, list):
         why = _reason(reply.get("error"), deadline_s)
@@ -68,11 +72,14 @@ def read_nvidia(
         if not certain:
             return ()
         names = [f"NVIDIA device {d.device:04x} (PCI)" for d in seen] or ["NVIDIA device"]
-        return tuple(_unusable(name, why) for name in names)
+        return tuple(unusable("nvidia", name, why) for name in names)
     driver = clean(reply["driver"], 40) if isinstance(reply.get("driver"), str) else None
     notes.add("devices.nvidia", "NVML", f"driver {driver}" if driver else "driver version unknown")
     entries = [e for raw in raw_devices[:256] if isinstance(raw, dict) for e in _entries(raw, deadline_s)]
-    return tuple(_device(e, host, driver, notes) for e in select(entries, visible, notes))
+    return tuple(
+        _device(e, look.host.memory, driver, notes)
+        for e in select(entries, look.environment.get("CUDA_VISIBLE_DEVICES"), notes)
+    )
 
 
 def select(entries: list[Entry], visible: str | None, notes: Notes) -> list[Entry]:
@@ -195,22 +202,6 @@ def _reason(error: Any, deadline_s: float) -> str:
         return _REASONS[code]
     message = clean(str(error.get("message") or ""), 120) if isinstance(error, dict) else ""
     return "the NVIDIA driver answers with an error: " + (" ".join(w for w in (code, message) if w) or "unknown")
-
-
-def _unusable(name: str, reason: str) -> Device:
-    return Device(
-        id="gpu",
-        vendor="nvidia",
-        name=name,
-        profile=None,
-        memory=DeviceMemory(total_bytes=None, usable_bytes=None, free_bytes=None),
-        bandwidth=None,
-        compute_capability=None,
-        formats={},
-        unified_memory=False,
-        link=None,
-        unusable=reason,
-    )
 
 
 def _number(value: Any) -> Any:

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import msgspec
 
 from advisor.facts.machine import Device, DeviceMemory, Host
 from advisor.facts.quantity import Quantity
 from advisor.probes.sanity import Notes
+from advisor.probes.vendors.base import Look
 
 
-def read_apple(host: Host, notes: Notes) -> tuple[Device, ...]:
+class Apple:
+    """The GPU of an Apple chip."""
+
+    name = "apple"
+
+    def present(self, look: Look, /) -> bool:
+        """A Mac."""
+        return look.host.os == "darwin"
+
+    def read(self, look: Look, /) -> tuple[Device, ...]:
+        """At most one device, with the host's memory."""
+        return _read(look.host, look.notes)
+
+
+PROBE: Final = Apple()
+
+
+def _read(host: Host, notes: Notes) -> tuple[Device, ...]:
     """The GPU of an Apple chip, from the CPU's brand; none on any other machine.
 
     The brand does not say how many GPU cores there are. Where the profiles of one chip differ by that, the bandwidth
