@@ -11,6 +11,7 @@ from advisor.facts.protocols import EngineOracle
 from advisor.planner.candidate import LLAMA_ENGINES, Candidate, Target, source_of, targets
 from advisor.planner.costing import CostFn, Costing, Fit, LayersFn, threads
 from advisor.planner.facts import tensor_parallel
+from advisor.planner.numa import spans_nodes
 from advisor.planner.request import check_words
 
 # ``gpu_layers`` that means: as many as fit.
@@ -84,6 +85,8 @@ def estimate(
     cost = costing.cost(chosen, used, imatrix=imatrix)
     fit = costing.fit(chosen, cost, used)
     warnings += [Warning_(code="cost", message=text) for text in dict.fromkeys(cost.warnings)]
+    spans = spans_nodes(machine, cost.memory)
+    warnings += [spans] if spans else []
     if fit.fits is None:
         warnings.append(Warning_(code="unknown-memory", message="The memory of the device is not known."))
     if cost.speed.decode is None:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from advisor.facts.base import Shape, loads
+from advisor.probes.measured import Measurements
 from advisor.probes.source import MAX_REPLY_BYTES, MAX_TEXT_BYTES, Platform, Source, bad_machine_file, failure
 
 BUNDLE_SCHEMA: Final = "advisor/machine-bundle/v1"
@@ -18,7 +19,8 @@ class Bundle(Shape, frozen=True, kw_only=True):
     """``bundle.json``. ``provenance``: ``real`` (recorded on a machine) or ``hand-made`` (written from documents).
 
     ``replies``: what was answered to the questions that were asked, by question. ``environment``: the variables (device
-    selections and the like, ``settings.PROBE_VARIABLES``) under which the machine was looked at.
+    selections and the like, ``settings.PROBE_VARIABLES``) under which the machine was looked at. ``measurements``: what
+    had been measured on it.
     """
 
     schema: str
@@ -32,6 +34,7 @@ class Bundle(Shape, frozen=True, kw_only=True):
     links: dict[str, str] = msgspec.field(default_factory=dict)
     replies: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     environment: dict[str, str] = msgspec.field(default_factory=dict)
+    measurements: Measurements | None = None
 
 
 class BundleSource:

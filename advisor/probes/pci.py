@@ -17,12 +17,19 @@ _CLASSES: Final = (0x03, 0x12)
 
 
 class PciDevice(NamedTuple):
-    """One device; ``address`` as the kernel writes it."""
+    """One device; ``address`` as the kernel writes it, ``subsystem``: vendor and device of the board's maker."""
 
     address: str
     vendor: int
     device: int
     base_class: int
+    revision: int | None = None
+    subsystem: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """Vendor and device as lists of PCI ids write them, ``10de:2684``."""
+        return f"{self.vendor:04x}:{self.device:04x}"
 
 
 def read_pci(source: Source) -> tuple[PciDevice, ...]:
@@ -35,8 +42,12 @@ def read_pci(source: Source) -> tuple[PciDevice, ...]:
         code = hex_number(source.text(f"{FOLDER}/{address}/class"))
         if code is None or code >> 16 not in _CLASSES or (vendor == 0x8086 and code >> 16 != 0x03):
             continue
-        device = hex_number(source.text(f"{FOLDER}/{address}/device"))
-        found.append(PciDevice(address, vendor, device or 0, code >> 16))
+        device, revision, *board = (
+            hex_number(source.text(f"{FOLDER}/{address}/{name}"))
+            for name in ("device", "revision", "subsystem_vendor", "subsystem_device")
+        )
+        subsystem = None if board[0] is None or board[1] is None else (board[0], board[1])
+        found.append(PciDevice(address, vendor, device or 0, code >> 16, revision, subsystem))
     return tuple(found)
 
 

@@ -75,6 +75,7 @@ class LiveSource:
 
     def __init__(self, helper: Path | None = None) -> None:
         self._helper = helper or Path(__file__).with_name("ask.py")
+        self._replies: dict[str, dict[str, Any]] = {}
 
     def text(self, path: str, /) -> str | None:
         """The file, opened without waiting."""
@@ -132,10 +133,12 @@ class LiveSource:
             return None
 
     def ask(self, question: str, deadline_s: float, /) -> dict[str, Any]:
-        """Ask in a process of its own."""
+        """Ask in a process of its own, once: several parts of the probe want ``sysctl``."""
         from advisor.probes.questions import ask
 
-        return ask(question, deadline_s, helper=self._helper)
+        if question not in self._replies:
+            self._replies[question] = ask(question, deadline_s, helper=self._helper)
+        return self._replies[question]
 
 
 def bad_machine_file(path: Path, why: object) -> AdvisorError:

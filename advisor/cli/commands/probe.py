@@ -12,7 +12,7 @@ from ..run import Run
 
 
 @command("probe")
-@click.option("--measure", is_flag=True, help="Measure the read bandwidth of host memory (about two seconds).")
+@click.option("--measure", is_flag=True, help="Measure memory, the disk of the store, and devices that can be used.")
 @click.option("--record", type=NEW_PATH, metavar="DIR", help="Write what was read to a folder that can be replayed.")
 @click.option("--machine", type=EXISTING, help="Show a recorded machine instead of this one.")
 def probe(run: Run, measure: bool, record: Path | None, machine: Path | None) -> None:

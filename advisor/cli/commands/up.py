@@ -8,7 +8,7 @@ import click
 
 from ..command import command
 from ..options import planning_options
-from ..params import EXISTING, Word
+from ..params import TEXT, Word
 from ..recovery import recovering
 from ..run import Run
 
@@ -24,8 +24,17 @@ from ..run import Run
     type=Word("way to recover", ("ask", "auto", "never")),
     help="When a plan fails and there is another one: ask, auto (take it) or never.",
 )
+@click.option(
+    "--provider",
+    type=Word("provider", ("path", "build", "wheel")),
+    help="The llama.cpp that serves: found on PATH, compiled here, or the prebuilt wheel; the best one otherwise.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and its commands; change nothing.")
-@click.option("--text", type=EXISTING, help="Verify the quantized model on this text.")
+@click.option(
+    "--text",
+    type=TEXT,
+    help="Verify the quantized model on this text: a file, wikitext-2, hf:datasets/OWNER/NAME/FILE.",
+)
 def up(run: Run, model: str | None, recover: str | None, **options: Any) -> None:
     """Carry out the best plan for MODEL, or the kept plan PLAN_ID, and serve the model.
 

@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from ..command import command
-from ..params import COUNT, EXISTING
+from ..params import COUNT, TEXT
 from ..run import Run
 
 
 @command("verify")
 @click.argument("artifact")
 @click.option("--against", metavar="MODEL", help="Compare with this model; the one it was made of by default.")
-@click.option("--text", type=EXISTING, help="Measure on this text.")
+@click.option("--text", type=TEXT, help="Measure on this text: a file, wikitext-2, or hf:datasets/OWNER/NAME/FILE.txt.")
 @click.option("--chunks", type=COUNT, help="Measure on so many pieces of the text.")
 def verify(run: Run, artifact: str, **options: Any) -> int:
     """Measure how far ARTIFACT is from its original.

@@ -40,13 +40,19 @@ def profile(page: Page, found: HardwareInfo) -> None:
     page.fields(
         [
             ("vendor", found.vendor),
+            ("architecture", found.arch or numbers.UNKNOWN),
+            ("cores", numbers.plain(found.cores)),
             ("memory", Cell(numbers.size(found.memory_bytes), "", "table")),
             ("bandwidth", Cell(numbers.bandwidth(found.bandwidth_bytes_per_s), "", "table")),
             ("compute capability", numbers.plain(found.compute_capability)),
             ("formats", ", ".join(f"{name} {how}" for name, how in found.formats.items()) or numbers.UNKNOWN),
             ("also called", ", ".join(found.aliases) or numbers.UNKNOWN),
+            ("PCI ids", ", ".join(found.pci_ids) or "none: not a device on the bus"),
         ]
     )
+    if found.notes:
+        page.title("Notes")
+        page.bullets(found.notes)
     if found.sources:
         page.title("Sources")
         page.bullets(found.sources, FAINT)

@@ -87,6 +87,8 @@ def _row(plan: Plan) -> list[str | Cell]:
 
 def _made(plan: Plan) -> str:
     name = "gguf" if plan.method == "gguf" else plan.format
+    if plan.artifact is not None:
+        return f"{name}, ready-made"
     return f"{name}, imatrix" if plan.imatrix else name
 
 
@@ -116,6 +118,8 @@ def _why(page: Page, plan: Plan, *, verbose: bool, leave_out: tuple[str, ...] = 
     spoken = [d for d in plan.decisions if verbose or d.effect != "warn"]
     decisions = spoken if verbose else spoken[:_REASONS]
     reasons = [reason(d) for d in decisions] or ["No rule speaks for or against it; ranked by its numbers."]
+    if plan.artifact is not None:
+        reasons.insert(0, f"It is fetched ready-made: {plan.artifact}.")
     if plan.needs:
         reasons.append("It needs: " + "; ".join(plan.needs) + ".")
     page.numbered((f"{plan.rank}." if i == 0 else "  ", text) for i, text in enumerate(reasons))

@@ -1,44 +1,51 @@
-"""NVIDIA devices: a cheap look whether there are any, then the driver's own answer, judged."""
+"""NVIDIA devices: a cheap look whether there are any, then the driver's own answer, judged.
+
+The driver is asked through its library (NVML); where that is missing or fails, through ``nvidia-smi``. A driver that
+does not answer in time is not asked a second time. On a Jetson the device tree stands in for a missing library.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+import re
+import time
+from typing import Any, Final
 
-from advisor.facts.machine import Device, DeviceMemory, HostMemory, Link
-from advisor.facts.quantity import Quantity, exact
+import msgspec
+
+from advisor.facts.machine import Device
 from advisor.facts.text import clean
-from advisor.probes.profiles import HardwareProfile
-from advisor.probes.sanity import Notes, within
+from advisor.probes.pci import PciDevice
 from advisor.probes.vendors.base import Look, unusable
+from advisor.probes.vendors.nvidia_absent import (
+    CONTROL,
+    KERNEL,
+    WSL_LIBRARY,
+    error_of,
+    held,
+    pci_key,
+    reason_of,
+    silent,
+    unlisted,
+    unreachable,
+)
+from advisor.probes.vendors.nvidia_select import Entry, select
 
 VENDOR: Final = 0x10DE
-_CERTAIN: Final = ("/dev/nvidiactl", "/proc/driver/nvidia/version")
+_WHAT: Final = "devices.nvidia"
+_CERTAIN: Final = (CONTROL, KERNEL, WSL_LIBRARY)
 # A GPU that the driver can reach without PCI: WSL 2 (of any maker), Jetson.
-_POSSIBLE: Final = ("/dev/dxg", "/dev/nvhost-gpu", "/dev/nvgpu")
-_REASONS: Final[dict[str, str]] = {
-    "deadline": "the NVIDIA driver does not answer",
-    "not-installed": "nvidia-ml-py is not installed, so the driver cannot be asked",
-    "not-started": "the driver could not be asked",
-    "no-answer": "the NVIDIA driver gave no usable answer",
-    "LIBRARY_NOT_FOUND": "the NVIDIA driver's library (libnvidia-ml.so.1) is not installed",
-    "DRIVER_NOT_LOADED": "the NVIDIA kernel driver is not loaded",
-    "LIB_RM_VERSION_MISMATCH": "the NVIDIA library and kernel driver have different versions; a restart is due",
-    "NO_PERMISSION": "this user may not talk to the NVIDIA driver",
-    "GPU_IS_LOST": "the device has fallen off the bus; a restart is due",
-    "INSUFFICIENT_POWER": "a power cable of the device is missing",
-    "IRQ_ISSUE": "the device has an interrupt problem",
-    "RESET_REQUIRED": "the device must be reset",
-}
-
-
-class Entry(NamedTuple):
-    """One device of the driver's reply, or one slice of it."""
-
-    number: int
-    raw: dict[str, Any]
-    uuid: str
-    parent: dict[str, Any] | None
-    reason: str | None
+_TEGRA: Final = ("/dev/nvhost-gpu", "/dev/nvgpu")
+_POSSIBLE: Final = ("/dev/dxg", *_TEGRA)
+# nvidia-smi goes the same way to the driver and would only hang or fail again.
+_FINAL: Final = ("deadline", "DRIVER_NOT_LOADED", "NO_PERMISSION")
+# Modules by the part number in the device tree. Source: Jetson Linux Developer Guide, "Jetson Modules and
+# Configurations". The 4 GB Orin Nano (p3767-0004) has half the bandwidth of its profile and is left out.
+_MODULES: Final = (
+    (r"p3701-", "jetson-agx-orin"),
+    (r"p3767-000[01]\b", "jetson-orin-nx"),
+    (r"p3767-000[35]\b", "jetson-orin-nano"),
+    (r"p3834-", "jetson-thor"),
+)
 
 
 class Nvidia:
@@ -63,154 +70,134 @@ def _certain(look: Look) -> bool:
 
 
 def _read(look: Look) -> tuple[Device, ...]:
-    notes, deadline_s, seen, certain = look.notes, look.deadline_s, look.of(VENDOR), _certain(look)
-    reply = look.source.ask("nvml", deadline_s)
-    raw_devices = reply.get("devices")
-    if "error" in reply or not isinstance(raw_devices, list):
-        why = _reason(reply.get("error"), deadline_s)
-        notes.add("devices.nvidia", "NVML", why)
-        if not certain:
-            return ()
-        names = [f"NVIDIA device {d.device:04x} (PCI)" for d in seen] or ["NVIDIA device"]
-        return tuple(unusable("nvidia", name, why) for name in names)
-    driver = clean(reply["driver"], 40) if isinstance(reply.get("driver"), str) else None
-    notes.add("devices.nvidia", "NVML", f"driver {driver}" if driver else "driver version unknown")
-    entries = [e for raw in raw_devices[:256] if isinstance(raw, dict) for e in _entries(raw, deadline_s)]
-    return tuple(
-        _device(e, look.host.memory, driver, notes)
-        for e in select(entries, look.environment.get("CUDA_VISIBLE_DEVICES"), notes)
+    seen = look.of(VENDOR)
+    others = {d.address: reason for d in seen if (reason := held(look, d)) is not None}
+    if seen and len(others) == len(seen):
+        look.notes.add(_WHAT, "PCI bus", "another kernel driver holds each of them")
+        return tuple(_on_bus(d, others[d.address]) for d in seen)
+    tegra = _tegra(look)
+    closed = unreachable(look) if tegra is None else None
+    if closed is not None:
+        look.notes.add(_WHAT, "/dev", closed)
+        return _listed(look, closed, certain=_certain(look))
+    source, reply, why = _ask(look)
+    if reply is None:
+        look.notes.add(_WHAT, source, why)
+        if tegra is not None and "does not answer" not in why:
+            return (_without_driver(look, tegra),)
+        return _listed(look, why, certain=tegra is not None or _certain(look))
+    return _devices(look, source, reply, tegra)
+
+
+def _ask(look: Look) -> tuple[str, dict[str, Any] | None, str]:
+    """Who was asked, the reply, and if there is none the reason."""
+    began = time.monotonic()
+    reply = look.source.ask("nvml", look.deadline_s)
+    error = reply.get("error")
+    if error is None and isinstance(reply.get("devices"), list):
+        return "NVML", reply, ""
+    error = error if isinstance(error, dict) else {"code": "no-answer"}
+    stdout: object = None
+    left = look.deadline_s - (time.monotonic() - began)
+    # Without the library, and with nothing else that tells of a driver, there is no nvidia-smi either.
+    known = look.source.exists(CONTROL) or error.get("code") != "LIBRARY_NOT_FOUND"
+    if known and error.get("code") not in _FINAL and left > 0:
+        from advisor.probes.vendors.nvidia_smi import parse
+
+        stdout = look.source.ask("nvidia-smi", left).get("stdout")
+        reply_2 = parse(stdout)
+        if reply_2 is not None:
+            look.notes.add(_WHAT, "NVML", f"{reason_of(error, look.deadline_s)}; nvidia-smi is asked instead")
+            return "nvidia-smi", reply_2, ""
+    return "NVML", None, silent(look, error, stdout)
+
+
+def _devices(look: Look, source: str, reply: dict[str, Any], tegra: str | None) -> tuple[Device, ...]:
+    from advisor.probes.vendors.nvidia_device import Driver, device
+
+    version = clean(reply["driver"], 40).strip() or None if isinstance(reply.get("driver"), str) else None
+    driver = Driver(source, version, _cuda(reply.get("cuda")))
+    look.notes.add(_WHAT, source, f"driver {version}" if version else "driver version unknown")
+    raws = [raw for raw in reply["devices"][:256] if isinstance(raw, dict)]
+    entries = select([e for raw in raws for e in _entries(raw, look.deadline_s)], look.environment, look.notes)
+    module = _module(tegra) if len(raws) == 1 else None
+    found = tuple(
+        device(e, look.host.memory, driver, look.notes, profile_id=module, shared=tegra is not None) for e in entries
     )
-
-
-def select(entries: list[Entry], visible: str | None, notes: Notes) -> list[Entry]:
-    """Order and hide devices as CUDA does: by index or by the start of a UUID, up to the first that is not there.
-
-    Source: CUDA Programming Guide, "CUDA Environment Variables". Hidden devices are kept, with the reason.
-    """
-    if visible is None:
-        return entries
-    shown: list[Entry] = []
-    for n, part in enumerate(visible.split(",") if visible.strip() else [], 1):
-        word = part.strip()
-        if word.isdecimal():
-            # A number names the whole device; of a split one CUDA takes the first slice.
-            matching = [e for e in entries if e.number == int(word[:6])][:1]
-        else:
-            matching = [e for e in entries if word and e.uuid.lower().startswith(word.lower())]
-        if len(matching) != 1 or matching[0] in shown:
-            what = "is there twice" if len(matching) == 1 else "names no single device"
-            notes.add("devices.nvidia", "CUDA_VISIBLE_DEVICES", f"entry {n} {what}; it and what follows is left out")
-            break
-        shown += matching
-    reason = "hidden by CUDA_VISIBLE_DEVICES"
-    return shown + [e._replace(reason=e.reason or reason) for e in entries if e not in shown]
+    return found + _left_out(look, raws)
 
 
 def _entries(raw: dict[str, Any], deadline_s: float) -> list[Entry]:
-    index = raw["index"] if isinstance(raw.get("index"), int) else -1
+    index = raw["index"] if type(raw.get("index")) is int else -1
     uuid = raw["uuid"] if isinstance(raw.get("uuid"), str) else ""
-    if "error" in raw:
-        return [Entry(index, raw, uuid, None, _reason({"code": raw["error"]}, deadline_s))]
+    lost = error_of(raw) or raw.get("error")
+    if lost is not None:
+        return [Entry(index, raw, uuid, None, reason_of({"code": lost}, deadline_s))]
     mig = raw.get("mig")
     if not isinstance(mig, dict):
         return [Entry(index, raw, uuid, None, None)]
-    slices = [s for s in mig.get("slices") or () if isinstance(s, dict)]
+    parts = mig.get("slices")
+    slices = [s for s in parts[:64] if isinstance(s, dict)] if isinstance(parts, list | tuple) else []
     if not slices:
         return [Entry(index, raw, uuid, None, "it is in MIG mode, but has no slices")]
-    return [Entry(index, s, str(s.get("uuid") or ""), raw, None) for s in slices]
+    return [Entry(index, s, s["uuid"] if isinstance(s.get("uuid"), str) else "", raw, None) for s in slices]
 
 
-def _device(entry: Entry, host: HostMemory, driver: str | None, notes: Notes) -> Device:
-    raw, whole = entry.raw, entry.parent or entry.raw
-    name = clean(raw["name"], 80) if isinstance(raw.get("name"), str) else "NVIDIA device"
-    what = f"{name} ({entry.number})"
-    total, usable, free = _memory(raw.get("memory"), what, notes)
-    whole_total = _memory(whole.get("memory"), what, Notes())[0]
-    profile = _profile(whole, whole_total)
-    if profile is None and entry.reason is None:
-        notes.add(what, "profiles/hardware", "no profile of that name and size; bandwidth and formats are unknown")
-    unified = profile is not None and profile.unified_memory
-    if unified and total is None:
-        total = usable = min(host.total_bytes, host.limit_bytes or host.total_bytes)
-        free = host.available_bytes
-        notes.add(what, "/proc/meminfo", "the driver reports no memory; it shares the host's")
-    if total is None and entry.reason is None:
-        notes.add(what, "NVML", "memory is not reported; unknown")
-    capability = _capability(whole.get("compute_capability"))
-    gen = notes.sane_int(_number(whole.get("pcie_gen")), "pcie generation", what, "NVML")
-    width = notes.sane_int(_number(whole.get("pcie_width")), "pcie width", what, "NVML")
-    bandwidth = profile.bandwidth if profile else None
-    if entry.parent is not None and bandwidth is not None:
-        bandwidth = _slice(bandwidth, total, whole_total)
-    return Device(
-        id="gpu",
-        vendor="nvidia",
-        name=name,
-        profile=profile.id if profile else None,
-        memory=DeviceMemory(total_bytes=total, usable_bytes=usable, free_bytes=free),
-        bandwidth=bandwidth,
-        compute_capability=notes.sane(capability, "compute capability", what, "NVML"),
-        formats=dict(profile.formats) if profile else {},
-        unified_memory=unified,
-        link=Link(pcie_gen=gen, pcie_width=width) if gen or width else None,
-        unusable=entry.reason,
-        fp16_tflops=profile.fp16_tflops if profile and entry.parent is None else None,
-        arch=profile.arch if profile else None,
-        driver=driver,
+def _left_out(look: Look, raws: list[dict[str, Any]]) -> tuple[Device, ...]:
+    """Devices on the bus that the driver does not list, as far as it tells addresses."""
+    told = {pci_key(raw.get("pci")) for raw in raws}
+    missing = [d for d in look.of(VENDOR) if d.address.lower() not in told]
+    # An entry without an address is one of those that are missing here; which one cannot be told.
+    nameless = sum(pci_key(raw.get("pci")) is None for raw in raws)
+    missing = missing[: max(0, len(missing) - nameless)]
+    if missing and look.host.container is not None:
+        look.notes.add(_WHAT, "PCI bus", f"{len(missing)} more on the bus, not given to this container")
+        return ()
+    return tuple(_on_bus(d, unlisted(look, d)) for d in missing)
+
+
+def _listed(look: Look, reason: str, *, certain: bool) -> tuple[Device, ...]:
+    """What is there for certain, with the one reason why none of it can be used."""
+    seen = look.of(VENDOR)
+    if seen:
+        return tuple(_on_bus(d, held(look, d) or reason) for d in seen)
+    return (unusable("nvidia", "NVIDIA device", reason),) if certain else ()
+
+
+def _on_bus(seen: PciDevice, reason: str) -> Device:
+    found = unusable("nvidia", f"NVIDIA device {seen.device:04x} (PCI)", reason)
+    return msgspec.structs.replace(found, pci=pci_key(seen.address))
+
+
+def _tegra(look: Look) -> str | None:
+    """The device tree's words for board and module where this is a Jetson with a GPU; ``None`` on any other machine."""
+    if look.of(VENDOR) or not any(look.source.exists(path) for path in _TEGRA):
+        return None
+    words = look.source.text("/proc/device-tree/compatible") or ""
+    return words[:1000] if "nvidia,tegra" in words else None
+
+
+def _module(tegra: str | None) -> str | None:
+    return next((profile for pattern, profile in _MODULES if re.search(pattern, tegra)), None) if tegra else None
+
+
+def _without_driver(look: Look, tegra: str) -> Device:
+    """The GPU of a Jetson whose driver has no library: older ones have none, CUDA works all the same."""
+    from advisor.probes.vendors.nvidia_device import Driver, device
+
+    board = clean((look.source.text("/proc/device-tree/model") or "").rstrip("\0\n"), 80) or "NVIDIA Jetson"
+    release = re.match(
+        r"# R(\d{1,3}) \(release\), REVISION: (\d[\d.]{0,9})", look.source.text("/etc/nv_tegra_release") or ""
     )
+    driver = Driver("device tree", f"L4T {release[1]}.{release[2]}" if release else None, None)
+    look.notes.add(_WHAT, "device tree", driver.version)
+    raw = {"name": board}
+    (entry,) = select([Entry(0, raw, "", None, None)], look.environment, look.notes)
+    return device(entry, look.host.memory, driver, look.notes, profile_id=_module(tegra), shared=True)
 
 
-def _profile(raw: dict[str, Any], total: int | None) -> HardwareProfile | None:
-    # Imported here: the catalogue is of no use on a machine without a device.
-    from advisor.errors import AdvisorError
-    from advisor.probes.catalog import match_driver_name
-
-    try:
-        return match_driver_name(raw["name"], total) if isinstance(raw.get("name"), str) else None
-    except AdvisorError:
-        return None
-
-
-def _memory(raw: Any, what: str, notes: Notes) -> tuple[int | None, int | None, int | None]:
-    """Total, usable on an idle device, and free bytes; ``None`` where the driver does not say or cannot be right."""
-    if not isinstance(raw, dict) or "error" in raw:
-        return None, None, None
-    total = notes.sane_int(raw.get("total"), "memory", f"{what} memory", "NVML")
-    free = notes.sane_int(raw.get("free"), "free memory", f"{what} free memory", "NVML")
-    kept = notes.sane_int(raw.get("reserved"), "free memory", f"{what} reserved memory", "NVML")
-    if total is None:
-        return None, None, None
-    if free is not None and free > total:
-        notes.add(f"{what} free memory", "NVML", f"invalid: {free} of {total} bytes; taken as unknown")
-        free = None
-    usable = total - kept if kept is not None and within(total - kept, "memory") else None
-    return total, usable, free
-
-
-def _slice(whole: Quantity, part: int | None, total: int | None) -> Quantity | None:
-    """A slice has the share of the bandwidth that it has of the memory."""
-    if part is None or total is None or part > total:
-        return None
-    return exact(int(whole.value * part / total), "bytes/s", f"share of the memory x {whole.source}", "formula")
-
-
-def _reason(error: Any, deadline_s: float) -> str:
-    code = clean(str(error.get("code")), 60) if isinstance(error, dict) else ""
-    if code == "deadline":
-        return f"{_REASONS[code]} within {deadline_s:g} s"
-    if code in _REASONS:
-        return _REASONS[code]
-    message = clean(str(error.get("message") or ""), 120) if isinstance(error, dict) else ""
-    return "the NVIDIA driver answers with an error: " + (" ".join(w for w in (code, message) if w) or "unknown")
-
-
-def _number(value: Any) -> Any:
-    """What the driver does not answer is an error object; it is as unknown as nothing."""
-    return None if isinstance(value, dict) else value
-
-
-def _capability(pair: Any) -> float | None:
-    """Major and minor number as one: ``[8, 9]`` is 8.9."""
-    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(type(v) is int and 0 <= v < 100 for v in pair):
-        return None
-    return float(round(pair[0] + pair[1] / 10, 1))
+def _cuda(value: Any) -> str | None:
+    """12080 is CUDA 12.8."""
+    if type(value) is int and 1000 <= value < 100_000:
+        return f"{value // 1000}.{value % 1000 // 10}"
+    return value if isinstance(value, str) and re.fullmatch(r"\d{1,2}\.\d{1,2}", value, re.ASCII) else None

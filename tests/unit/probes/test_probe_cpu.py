@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from advisor.facts.machine import Cpu
+from advisor.probes.catalog import names
 from advisor.probes.cpu import ISA, cpu_list, read_cpu
 from advisor.probes.detect import detect
 from advisor.probes.sanity import Notes
@@ -99,7 +100,9 @@ def test_without_proc_py_cpuinfo_is_asked() -> None:
     assert host.memory.total_bytes == 32 * GIB
     assert host.memory.available_bytes is None
     (device,) = probed.machine.devices
-    assert (device.vendor, device.profile, device.unified_memory) == ("apple", "m1-pro-16", True)
+    assert (device.vendor, device.unified_memory) == ("apple", True)
+    # Without the number of GPU cores it is the least of its kind.
+    assert device.profile == min(i for i in names() if i.startswith("m1-pro-"))
     assert device.memory.total_bytes == 32 * GIB
     assert device.memory.usable_bytes == int(32 * GIB * 0.66)
 

@@ -96,7 +96,8 @@ def test_replay_of_every_bundle_through_the_recorder_changes_nothing(tmp_path: P
     from advisor.probes.bundle import BundleSource
 
     for path in sorted(p for p in MACHINES.iterdir() if p.is_dir()):
-        again = record(tmp_path / path.name, source=BundleSource(path))
+        source = BundleSource(path)
+        again = record(tmp_path / path.name, source=source, environment=source.bundle.environment)
         assert again == load_machine(path) == load_machine(tmp_path / path.name)
 
 
