@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from advisor.api.artifacts import quantize, verify
+    from advisor.api.environments import env_build, env_doctor, env_list, env_providers, env_remove
     from advisor.api.explaining import explain
     from advisor.api.health import doctor
     from advisor.api.listing import (
         config,
-        env_build,
-        env_doctor,
-        env_list,
-        env_remove,
         goals,
         hardware,
         hardware_show,
@@ -33,10 +30,11 @@ _WHERE: Final[dict[str, str]] = {
     "describe": "planning",
     "doctor": "health",
     "down": "serving",
-    "env_build": "listing",
-    "env_doctor": "listing",
-    "env_list": "listing",
-    "env_remove": "listing",
+    "env_build": "environments",
+    "env_doctor": "environments",
+    "env_list": "environments",
+    "env_providers": "environments",
+    "env_remove": "environments",
     "estimate": "planning",
     "explain": "explaining",
     "follow": "serving",
@@ -68,6 +66,7 @@ __all__ = [
     "env_build",
     "env_doctor",
     "env_list",
+    "env_providers",
     "env_remove",
     "estimate",
     "explain",

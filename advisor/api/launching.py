@@ -12,7 +12,8 @@ from advisor.facts.plan import Plan
 from advisor.facts.results import Deployment
 
 if TYPE_CHECKING:
-    from advisor.backends.base import Runtime
+    from advisor.api.providing import Serving
+    from advisor.backends.base import Command, Runtime
     from advisor.deploy.manager import Deployments
     from advisor.deploy.spec import LaunchSpec
     from advisor.execute.envs import Env
@@ -70,8 +71,11 @@ def launch(
     env: Env,
     name: str,
     endpoint: Endpoint,
+    serving: Serving | None = None,
 ) -> tuple[Deployment, str | None]:
     """Start the plan's runtime under supervision, as a step; the deployment and its key, where it has one.
+
+    ``serving``: the programs that serve; without, or for the wheel, the environment ``env`` does.
 
     Raises:
         AdvisorError: as ``Deployments.launch``, with the runtime's own diagnosis of its log.
@@ -88,7 +92,8 @@ def launch(
         at = free_port(deployments, name, endpoint)
 
         def spec_at(p: int) -> LaunchSpec:
-            return _spec(plan, model, made, env, runtime, name, at_host, p, explicit=explicit, key_file=key_file)
+            command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving)
+            return _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
 
         started = deployments.launch(
             spec_at(at),
@@ -110,34 +115,59 @@ def launch(
     return started, read_key(started.api_key_file)
 
 
-def _spec(
+def _command(
     plan: Plan,
     model: ModelFacts,
     made: Made,
     env: Env,
     runtime: Runtime,
-    name: str,
     host: str,
     port: int,
-    *,
-    explicit: bool,
     key_file: str | None,
-) -> LaunchSpec:
-    from advisor.deploy.spec import LaunchSpec
+    serving: Serving | None,
+) -> Command:
+    from advisor.backends.llama import commands
     from advisor.execute.proc import RUNNERS
-    from advisor.settings import server_environment
 
-    served_as = deployment_name(model)
-    command = runtime.serve(
+    if serving is not None and serving.binary is not None and runtime.name == "llama.cpp":
+        return commands.serve(
+            plan.settings,
+            serving.binary,
+            model_path=str(made.artifact),
+            model_name=deployment_name(model),
+            host=host,
+            port=port,
+            api_key_file=key_file,
+        )
+    return runtime.serve(
         plan.settings,
         model_path=str(made.artifact),
-        model_name=served_as,
+        model_name=deployment_name(model),
         host=host,
         port=port,
         python=env.python,
         runner=str(RUNNERS / "serve_llama.py"),
         api_key_file=key_file,
     )
+
+
+def _spec(
+    plan: Plan,
+    model: ModelFacts,
+    made: Made,
+    runtime: Runtime,
+    name: str,
+    host: str,
+    port: int,
+    command: Command,
+    *,
+    explicit: bool,
+    key_file: str | None,
+) -> LaunchSpec:
+    from advisor.deploy.spec import LaunchSpec
+    from advisor.settings import server_environment
+
+    served_as = deployment_name(model)
     return LaunchSpec(
         name=name,
         plan_id=plan.id,

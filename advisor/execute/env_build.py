@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +48,7 @@ def build(
     settings: Settings,
     reporter: Reporter,
     cancel: Cancel,
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Fill the empty ``folder`` with the environment and return what its health check reported.
 
@@ -76,7 +77,7 @@ def build(
         ],
         cancel,
     )
-    return check_health(pins, env, log=log, reporter=reporter, cancel=cancel)
+    return check_health(pins, env, log=log, reporter=reporter, cancel=cancel, variables=variables)
 
 
 def make_venv(program: str, folder: Path, *, log: Path, cancel: Cancel) -> None:
@@ -155,7 +156,13 @@ def install(env: Env, requirements: tuple[str, ...], *, log: Path, reporter: Rep
 
 
 def check_health(
-    pins: BackendPins, env: Env, *, log: Path, reporter: Reporter, cancel: Cancel | None
+    pins: BackendPins,
+    env: Env,
+    *,
+    log: Path,
+    reporter: Reporter,
+    cancel: Cancel | None,
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run the environment's health check, a runner that really uses it, and return what it reports.
 
@@ -165,7 +172,16 @@ def check_health(
     reporter(Event(kind="progress", step=STEP, message=f"checking that {pins.name} works"))
     try:
         return run_runner(
-            env, pins.health, {}, step=STEP, reporter=reporter, cancel=cancel, log=log, timeout_s=600, code="env-failed"
+            env,
+            pins.health,
+            {},
+            step=STEP,
+            reporter=reporter,
+            cancel=cancel,
+            log=log,
+            timeout_s=600,
+            variables=variables,
+            code="env-failed",
         )
     except AdvisorError as e:
         if e.code in ("interrupted", "disk-full", "env-failed"):

@@ -21,6 +21,7 @@ from advisor.facts.reports import (
     HardwareInfo,
     ModelInfo,
     Problem,
+    ProviderInfo,
     RuleInfo,
 )
 from advisor.facts.results import Artifact, Deployment, Envelope, Receipt, StepRecord, Verification
@@ -127,9 +128,10 @@ class LintData(Shape, frozen=True, kw_only=True):
 
 
 class EnvsData(Shape, frozen=True, kw_only=True):
-    """``advisor env list``."""
+    """``advisor env list``. ``providers``: the ways to have llama.cpp on this machine."""
 
     environments: tuple[EnvInfo, ...]
+    providers: tuple[ProviderInfo, ...] = ()
 
 
 class EnvData(Shape, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
+from advisor.backends.llama import providers
 from advisor.facts.machine import Machine
 from advisor.facts.words import PlanStatus
 from advisor.planner.candidate import Candidate, usable_devices
@@ -33,6 +34,8 @@ def judge(
     kind = c.target.kind
     installed = {found.runtime for found in machine.runtimes}
     needs = list(caps.needs.get(kind, ()))
+    if c.runtime == "llama.cpp" and providers.provided(machine, kind):
+        needs = []
     if c.runtime in installed:
         needs = [n for n in needs if n != f"{c.runtime} installed"]
     if not caps.executable and not needs:
