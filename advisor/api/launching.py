@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from advisor.settings import Settings
 
 _READY_TIMEOUT_S: Final = 900.0
+_RUNNERS: Final = {"llama-cpp-python": "serve_llama_python.py"}
 
 
 class Endpoint(NamedTuple):
@@ -145,8 +146,8 @@ def _command(
         model_name=deployment_name(model),
         host=host,
         port=port,
-        python=env.python,
-        runner=str(RUNNERS / "serve_llama.py"),
+        python=(serving.env if serving is not None and serving.env is not None else env).python,
+        runner=str(RUNNERS / _RUNNERS.get(runtime.name, "serve_llama.py")),
         api_key_file=key_file,
     )
 
