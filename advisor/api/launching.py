@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from advisor.deploy.spec import LaunchSpec
     from advisor.execute.envs import Env
     from advisor.execute.steps import Steps
+    from advisor.facts.machine import Machine
     from advisor.settings import Settings
 
 _READY_TIMEOUT_S: Final = 900.0
+_RUNNERS: Final = {"llama-cpp-python": "serve_llama_python.py"}
 
 
 class Endpoint(NamedTuple):
@@ -72,14 +76,17 @@ def launch(
     name: str,
     endpoint: Endpoint,
     serving: Serving | None = None,
+    machine: Machine | None = None,
 ) -> tuple[Deployment, str | None]:
     """Start the plan's runtime under supervision, as a step; the deployment and its key, where it has one.
 
-    ``serving``: the programs that serve; without, or for the wheel, the environment ``env`` does.
+    ``serving``: the programs that serve; without, or for the wheel, the environment ``env`` does. ``machine``: whose
+    devices the plan names; the server sees those alone.
 
     Raises:
         AdvisorError: as ``Deployments.launch``, with the runtime's own diagnosis of its log.
     """
+    from advisor.backends import selection
     from advisor.backends.registry import runtimes
     from advisor.deploy import ports
     from advisor.execute.steps import Outcome, Step
@@ -87,12 +94,14 @@ def launch(
     runtime = runtimes()[plan.runtime]
     at_host, _, explicit = endpoint
     key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
+    seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
 
     def run() -> Outcome[Deployment]:
         at = free_port(deployments, name, endpoint)
 
         def spec_at(p: int) -> LaunchSpec:
             command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving)
+            command = msgspec.structs.replace(command, env={**command.env, **seen})
             return _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
 
         started = deployments.launch(
@@ -145,8 +154,8 @@ def _command(
         model_name=deployment_name(model),
         host=host,
         port=port,
-        python=env.python,
-        runner=str(RUNNERS / "serve_llama.py"),
+        python=(serving.env if serving is not None and serving.env is not None else env).python,
+        runner=str(RUNNERS / _RUNNERS.get(runtime.name, "serve_llama.py")),
         api_key_file=key_file,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -13,19 +13,23 @@ from advisor.facts.machine import Machine, RuntimeFound
 
 if TYPE_CHECKING:
     from advisor.backends.llama.binary import Binary
+    from advisor.execute.envs import Env
     from advisor.execute.llama.find import Kept
     from advisor.execute.steps import Steps
     from advisor.facts.plan import Plan
     from advisor.settings import Settings
 
 WHEEL_ENV = "llama.cpp"
+BINDING_ENV: Final = "llama-cpp-python"
 
 
 class Serving(NamedTuple):
-    """What a plan is carried out with. ``binary`` is ``None`` for the wheel, which is served out of its environment."""
+    """What a plan is carried out with. ``binary`` is ``None`` for the wheel, which is served out of its environment;
+    ``env``: another environment that serves."""
 
     provider: str
     binary: Binary | None
+    env: Env | None = None
 
 
 def with_providers(machine: Machine, settings: Settings) -> Machine:
@@ -44,13 +48,26 @@ def with_providers(machine: Machine, settings: Settings) -> Machine:
         for o in (*_on_path(settings), *_built(settings), *_wheel(settings))
         if o.state in ("works", "untested")
     ]
-    buildable: tuple[str, ...] = ()
-    if any(d.unusable is None for d in machine.devices):
-        from advisor.backends.llama import native
-        from advisor.execute.llama import toolchain
+    from advisor.backends.llama import native
+    from advisor.execute.llama import toolchain
 
-        buildable = native.buildable(machine, toolchain.look())
-    return msgspec.structs.replace(machine, runtimes=machine.runtimes + tuple(found), buildable=buildable)
+    buildable = native.buildable(machine, toolchain.look())
+    return msgspec.structs.replace(
+        machine, runtimes=machine.runtimes + tuple(found) + _binding(settings), buildable=buildable
+    )
+
+
+def _binding(settings: Settings) -> tuple[RuntimeFound, ...]:
+    """llama-cpp-python, where its environment is complete."""
+    if not any(settings.paths.envs.glob(f"{BINDING_ENV}-*")):
+        return ()
+    from advisor.backends.pins import pins
+    from advisor.execute.envs import is_ready
+
+    backend = pins(BINDING_ENV)
+    if not is_ready(backend, settings):
+        return ()
+    return (RuntimeFound(runtime=BINDING_ENV, provider="build", version=backend.version_of(BINDING_ENV)),)
 
 
 def offers(settings: Settings, machine: Machine) -> tuple[Offer, ...]:
@@ -188,7 +205,7 @@ def serving(settings: Settings, steps: Steps, plan: Plan, machine: Machine, want
         AdvisorError: as ``choose``; what compiling raises; ``runtime-unfit`` where the wanted one does not work.
     """
     from advisor.events import Event
-    from advisor.execute.llama import build, find
+    from advisor.execute.llama import build
     from advisor.execute.steps import Outcome, Step
 
     kind = kind_of(plan.settings, machine, plan.devices)
@@ -199,7 +216,10 @@ def serving(settings: Settings, steps: Steps, plan: Plan, machine: Machine, want
                 f"--provider names a llama.cpp, but the plan {plan.id} is one of {plan.runtime}.",
                 hint=f"advisor up {plan.id}",
             )
-        return Serving(plan.runtime, None)
+        from advisor.api.making import environment
+
+        env = environment(settings, steps, plan.runtime) if plan.runtime == BINDING_ENV else None
+        return Serving(plan.runtime, None, env)
 
     def run() -> Outcome[Serving]:
         tried: Offer | None = None
@@ -226,8 +246,7 @@ def serving(settings: Settings, steps: Steps, plan: Plan, machine: Machine, want
                 kept = build.facts(env, settings)
                 if kept.works is False:
                     raise AdvisorError("runtime-unfit", f"The compiled llama.cpp does not work: {kept.why}")
-                found = find.facts_of(build.programs(env), settings)
-                return Outcome(Serving("build", found.binary), detail=f"compiled for {recipe.backend}")
+                return Outcome(Serving("build", kept.binary), detail=f"compiled for {recipe.backend}")
             assert best.binary is not None
             return Outcome(Serving("build", best.binary), reused=True, detail=f"compiled here, {best.version}")
 

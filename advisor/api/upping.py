@@ -238,7 +238,7 @@ def _carry_out(
     if running is None:
         receipts.forget(deployments.folder(wanted_name))
     deployment, key = launch(
-        settings, steps, deployments, plan, chosen.model, made, env, wanted_name, endpoint, serving
+        settings, steps, deployments, plan, chosen.model, made, env, wanted_name, endpoint, serving, chosen.machine
     )
     answer = smoke(steps, deployments, deployment, chosen.model, key)
     receipt = _receipt(steps, deployments, deployment, plan, verification, made, answer, key)

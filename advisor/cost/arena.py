@@ -1,9 +1,9 @@
 """A replay of ggml's graph allocator on one device: how large a work buffer the order of a graph's operations needs.
 
-As ggml-alloc and ggml-backend's scheduler do it (llama.cpp, ggml/src/ggml-alloc.c and ggml-backend.cpp, builds of 2026): a
-result takes the best fitting hole, is released after its last use, and lies in its operand's place where the operation
-allows it. What lies on the host is copied to the device at the start of the piece of the graph ("split") that wants it,
-and each copied weight starts a new piece, so that copies of weights do not pile up.
+As ggml-alloc and ggml-backend's scheduler do it (llama.cpp, ggml/src/ggml-alloc.c and ggml-backend.cpp, builds of
+2026): a result takes the best fitting hole, is released after its last use, and lies in its operand's place where the
+operation allows it. What lies on the host is copied to the device at the start of the piece of the graph ("split")
+that wants it, and each copied weight starts a new piece, so that copies of weights do not pile up.
 """
 
 from __future__ import annotations

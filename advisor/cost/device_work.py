@@ -4,8 +4,8 @@ Only a few layers of each kind are laid out, because the rest repeats them. Laye
 32 tokens and more the engine copies their weights to the first device, one after the other, and computes there
 ("op_offload"), so that the largest such weight counts; its cached keys and values are copied, too.
 
-Held against llama.cpp b9190 on a Vulkan device (tests of the engine); backends reorder a few operations, which moves the
-result by some rows of the model's width.
+Held against llama.cpp b9190 on a Vulkan device (tests of the engine); backends reorder a few operations, which moves
+the result by some rows of the model's width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from advisor.facts.plan import Settings
 from advisor.facts.quantity import Quantity
 
 SOURCE: Final = "llama.cpp's graph and allocator replayed; rows of the model's width more or less by the backend"
-_ROWS: Final = 4  # of the model's width: what reordering by a backend was seen to cost
+_ROWS: Final = 5  # of the model's width: what reordering by a backend was seen to cost
 _SHOWN: Final = 2  # layers of one kind that are laid out
 _NEEDED: Final = ("attn_q", "attn_k", "attn_v", "attn_output")
 _DENSE: Final = ("ffn_gate", "ffn_up", "ffn_down")
@@ -125,11 +125,14 @@ def device_work(
         )
     value = max(_replayed(shape, False), _replayed(shape, True))
     slack = _ROWS * 4 * rows * model.hidden + (64 << 10)
+    if how.wide_mask and any(not one.here for one in shape.layers):
+        # With copied weights of changing sizes in between, the converted mask may end up above everything else.
+        slack += 2 * rows * room.full * room.streams
     # Holes of the size of an expert matrix are filled or not, by the order in which a backend wants the three of them.
-    slack += 2 * max((b for one in shape.layers for n, b in one.moved if n in _EXPERTS), default=0) // 3
+    slack += max((b for one in shape.layers for n, b in one.moved if n in _EXPERTS), default=0) // 2
     return Quantity(
         value=value,
-        low=max(value - 2 * slack, min(logits, value)),
+        low=max(value - slack - 4 * rows * model.hidden, min(logits, value)),
         high=value + slack,
         unit="bytes",
         method="formula",

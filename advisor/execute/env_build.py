@@ -57,6 +57,10 @@ def build(
     """
     from advisor.execute.envs import Env
 
+    if pins.compiles:
+        from advisor.execute.llama import toolchain
+
+        toolchain.check("cpu", toolchain.look())
     free = free_bytes(folder)
     if free is not None and free < pins.disk_bytes:
         raise AdvisorError(
@@ -72,7 +76,9 @@ def build(
     env = Env(name=pins.name, path=str(folder), python=str(folder / "bin" / "python"), digest=pins.digest)
     _both(
         [
-            lambda stop: install(env, pins.requirements, log=log, reporter=reporter, cancel=stop),
+            lambda stop: install(
+                env, pins.requirements, log=log, reporter=reporter, cancel=stop, variables=pins.build_variables
+            ),
             *(_part(env, s, folder, log=log, reporter=reporter) for s in pins.sdists),
         ],
         cancel,
@@ -91,7 +97,15 @@ def make_venv(program: str, folder: Path, *, log: Path, cancel: Cancel) -> None:
         raise _pip_failed(done, f"{program} cannot make a virtual environment")
 
 
-def install(env: Env, requirements: tuple[str, ...], *, log: Path, reporter: Reporter, cancel: Cancel) -> None:
+def install(
+    env: Env,
+    requirements: tuple[str, ...],
+    *,
+    log: Path,
+    reporter: Reporter,
+    cancel: Cancel,
+    variables: Mapping[str, str] | None = None,
+) -> None:
     """Install pinned requirements with the environment's own pip.
 
     Raises:
@@ -147,7 +161,7 @@ def install(env: Env, requirements: tuple[str, ...], *, log: Path, reporter: Rep
         log=log,
         step=STEP,
         cancel=cancel,
-        env=PIP_VARIABLES,
+        env={**PIP_VARIABLES, **(variables or {})},
         on_line=on_line,
         check=False,
     )

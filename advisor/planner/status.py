@@ -40,6 +40,8 @@ def judge(
         needs = [n for n in needs if n != f"{c.runtime} installed"]
     if not caps.executable and not needs:
         needs.append(f"{c.runtime} installed" if c.runtime not in installed else f"{c.runtime} started by hand")
+    if c.runtime == "llama-cpp-python" and c.runtime not in installed and "cpu" not in machine.buildable:
+        needs.append("a C and C++ compiler, with which llama-cpp-python is built")
     elsewhere = False
     if c.quantizer is not None:
         maker = quantizers.get(c.quantizer)

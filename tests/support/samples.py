@@ -45,6 +45,7 @@ from advisor.facts.reports import (
     ModelInfo,
     ProbeReport,
     Problem,
+    ProviderInfo,
     RecommendReport,
     RuleInfo,
 )
@@ -376,6 +377,21 @@ def sample_env(**changes: Any) -> EnvInfo:
         name="llama.cpp", path="/envs/llama", complete=True, bytes=GIB, python="3.11.7", packages={"gguf": "0.1"}
     )
     return _with(whole, changes)
+
+
+def sample_providers() -> tuple[ProviderInfo, ...]:
+    return (
+        ProviderInfo(
+            provider="path",
+            state="failed",
+            version="b9000 abcdef0",
+            backends=("cpu", "cuda"),
+            path="/opt/llama/llama-server",
+            tools=("llama-server",),
+            why="it was built for another processor",
+        ),
+        ProviderInfo(provider="wheel", state="works", version="2026.10", backends=("cpu",)),
+    )
 
 
 def sample_checks() -> tuple[Check, ...]:

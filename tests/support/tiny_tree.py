@@ -63,12 +63,17 @@ def archive(path: Path) -> SdistPin:
             member.size, member.mode = len(text), mode
             tar.addfile(member, io.BytesIO(text.encode()))
     raw = path.read_bytes()
+    return pin(path.name, hashlib.sha256(raw).hexdigest(), len(raw))
+
+
+def pin(file: str, sha256: str, size: int) -> SdistPin:
+    """The pin of an archive that is there."""
     return SdistPin(
         name="tiny",
         version="1",
-        file=path.name,
-        sha256=hashlib.sha256(raw).hexdigest(),
-        bytes=len(raw),
+        file=file,
+        sha256=sha256,
+        bytes=size,
         members=("tree/",),
         strip="tree/",
         into="tiny",

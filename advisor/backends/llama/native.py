@@ -39,8 +39,18 @@ _CXX: Final = Need("c++", "a C++ compiler (c++, g++ or clang++)", "apt-get insta
 # CMake and Ninja come as packages of the environment where the machine has none.
 NEEDS: Final[dict[str, tuple[Need, ...]]] = {
     "cpu": (_C, _CXX),
-    "cuda": (_C, _CXX, Need("nvcc", "the CUDA compiler nvcc", "apt-get install nvidia-cuda-toolkit")),
-    "rocm": (_C, _CXX, Need("hipcc", "the ROCm compiler hipcc", "apt-get install hipcc")),
+    "cuda": (
+        _C,
+        _CXX,
+        Need("nvcc", "the CUDA compiler nvcc", "apt-get install nvidia-cuda-toolkit"),
+        Need("cublas", "the cuBLAS library with its headers", "apt-get install nvidia-cuda-dev"),
+    ),
+    "rocm": (
+        _C,
+        _CXX,
+        Need("hipcc", "the ROCm compiler hipcc", "apt-get install hipcc"),
+        Need("hipblas", "the hipBLAS library with its headers", "apt-get install libhipblas-dev"),
+    ),
     "metal": (Need("cc", "Apple's command-line tools (cc)", "xcode-select --install"), _CXX),
     "vulkan": (
         _C,

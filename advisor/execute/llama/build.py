@@ -18,7 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from advisor.backends.llama import native
+from advisor.backends.llama.binary import read_features
 from advisor.backends.pins import BackendPins, SdistPin, pins
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event, Reporter, safely, silent
@@ -159,12 +162,14 @@ def _fill(
     log = made.base / "build.log"
     with disk_errors(log):
         log.unlink(missing_ok=True)
+    if settings.offline:
+        _refuse_offline(made, work)
     python = choose_python(made.pins)
     say(Event(kind="progress", step=STEP, message=f"preparing a build for {made.backend}"))
     env_build.make_venv(python.program, folder, log=log, cancel=cancel)
     env = Env(name=made.pins.name, path=str(folder), python=str(folder / "bin" / "python"), digest=made.pins.digest)
-    source = _sources(made.pins.sdists[0], env, work, settings=settings, log=log, say=say, cancel=cancel)
-    tools = _build_tools(made, env, settings=settings, log=log, say=say, cancel=cancel)
+    source = _sources(made.pins.sdists[0], env, work, log=log, say=say, cancel=cancel)
+    tools = _build_tools(made, env, log=log, say=say, cancel=cancel)
     _space(made, work)
     tree = Tree(source, work / "build", made.flags, made.targets, tools["cmake"], tools["ninja"])
     memory = machine.host.memory
@@ -186,7 +191,7 @@ def _fill(
         shutil.copytree(tree.build / "bin", folder / "tools" / "bin", symlinks=True)
         shutil.copy2(source / "LICENSE", folder / "tools" / "LICENSE")
     health = env_build.check_health(made.pins, env, log=log, reporter=say, cancel=cancel)
-    health.pop("log", None)
+    features = read_features(str(health.pop("log", "")))
     return Complete(
         schema="advisor/env/v1",
         name=made.pins.name,
@@ -197,7 +202,7 @@ def _fill(
         bytes=tree_bytes(folder),
         seconds=round(time.monotonic() - started, 1),
         built_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        health={**health, "backend": made.backend, "flags": list(made.flags)},
+        health={**health, "backend": made.backend, "flags": list(made.flags), "features": list(features)},
     )
 
 
@@ -227,20 +232,29 @@ def _take_work(base: Path) -> Path:
     return work
 
 
-def _sources(
-    pin: SdistPin, env: Env, work: Path, *, settings: Settings, log: Path, say: Reporter, cancel: Cancel
-) -> Path:
+def _refuse_offline(made: Recipe, work: Path) -> None:
+    """Refuse before anything is made what would have to be fetched."""
+    pin = made.pins.sdists[0]
+    needed = [f"the sources of llama.cpp ({pin.file})"]
+    with suppress(OSError):
+        if (work / _UNPACKED).read_text(encoding="utf-8") == pin.sha256:
+            needed.clear()
+    needed += [n for n in ("cmake", "ninja") if n not in made.tools]
+    if needed:
+        raise AdvisorError(
+            "offline",
+            f"Compiling llama.cpp needs what is not here and would have to be fetched: {', '.join(needed)}.",
+            hint="advisor env build llama.cpp --provider build",
+            data={"missing": needed},
+        )
+
+
+def _sources(pin: SdistPin, env: Env, work: Path, *, log: Path, say: Reporter, cancel: Cancel) -> Path:
     """The unpacked tree; one that an earlier run unpacked whole is taken."""
     source, mark = work / "source", work / _UNPACKED
     with suppress(OSError):
         if mark.read_text(encoding="utf-8") == pin.sha256:
             return source
-    if settings.offline:
-        raise AdvisorError(
-            "offline",
-            f"llama.cpp's sources are not here, and fetching {pin.file} needs the network.",
-            hint="advisor env build llama.cpp --provider build",
-        )
     remove_tree(source)
     dest = work / "download"
     remove_tree(dest)
@@ -270,19 +284,11 @@ def _sources(
     return source
 
 
-def _build_tools(
-    made: Recipe, env: Env, *, settings: Settings, log: Path, say: Reporter, cancel: Cancel
-) -> Mapping[str, str]:
+def _build_tools(made: Recipe, env: Env, *, log: Path, say: Reporter, cancel: Cancel) -> Mapping[str, str]:
     """CMake and Ninja: the machine's, else from the package index into the environment."""
     lacking = [n for n in ("cmake", "ninja") if n not in made.tools]
     if not lacking:
         return made.tools
-    if settings.offline:
-        raise AdvisorError(
-            "offline",
-            f"There is no {' and no '.join(lacking)} here, and fetching them needs the network.",
-            hint="apt-get install cmake ninja-build",
-        )
     wanted = tuple(p.requirement for p in made.pins.packages if p.name in lacking)
     env_build.install(env, wanted, log=log, reporter=say, cancel=cancel)
     return {**made.tools, **{n: str(Path(env.path) / "bin" / n) for n in lacking}}
@@ -305,7 +311,9 @@ def facts(env: Env, settings: Settings) -> find.Kept:
     Raises:
         AdvisorError: ``interrupted``.
     """
-    return find.facts_of(programs(env), settings)
+    kept = find.facts_of(programs(env), settings)
+    features = tuple(str(f) for f in env.health.get("features", ()))
+    return msgspec.structs.replace(kept, binary=msgspec.structs.replace(kept.binary, features=features))
 
 
 def doctor(*, settings: Settings, cancel: Cancel | None = None) -> tuple[EnvReport, ...]:

@@ -26,9 +26,11 @@ _PROGRAMS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 _FILES: Final[dict[str, tuple[str, ...]]] = {
     "vulkan.h": ("include/vulkan/vulkan.h",),
     "spirv.hpp": ("include/spirv/unified1/spirv.hpp",),
+    "cublas": ("include/cublas_v2.h", "targets/*/include/cublas_v2.h", "include/*/cublas_v2.h"),
+    "hipblas": ("include/hipblas/hipblas.h",),
     "libvulkan": ("lib/libvulkan.so", "lib64/libvulkan.so", "lib/*/libvulkan.so", "lib/libvulkan.dylib"),
 }
-_PREFIXES: Final = ("/usr", "/usr/local", "/opt/homebrew")
+_PREFIXES: Final = ("/usr", "/usr/local", "/opt/homebrew", "/usr/local/cuda", "/opt/cuda", "/opt/rocm")
 _OLDEST_CMAKE: Final = (3, 18)
 
 
@@ -40,8 +42,10 @@ def look(path: str | None = None) -> dict[str, str]:
         found = which(programs, path, *more)
         if found is not None:
             out[name] = found
+    # A toolkit that lies elsewhere has its compiler in its own folder bin.
+    roots = [*map(Path, _PREFIXES), *(Path(out[c]).resolve().parent.parent for c in ("nvcc", "hipcc") if c in out)]
     for name, patterns in _FILES.items():
-        there = next((f for p in _PREFIXES for pattern in patterns for f in Path(p).glob(pattern)), None)
+        there = next((f for root in roots for pattern in patterns for f in root.glob(pattern)), None)
         if there is not None:
             out[name] = str(there)
     return out

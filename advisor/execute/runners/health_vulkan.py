@@ -16,6 +16,11 @@ import gguf_min
 import llama_vulkan
 import protocol
 
+HELP = (
+    "Install the driver of the card (Debian and Ubuntu: mesa-vulkan-drivers for AMD and Intel, nvidia-driver for "
+    "NVIDIA) with the Vulkan loader (libvulkan1), and see that this user may open /dev/dri."
+)
+
 
 def work(_request: dict[str, Any]) -> dict[str, Any]:
     """Load with every layer on the device, and read a prompt."""
@@ -26,9 +31,8 @@ def work(_request: dict[str, Any]) -> dict[str, Any]:
         raise protocol.Failed(
             "env-failed",
             "There is no Vulkan device: the packages are in order, but no driver offers a device to them.",
-            [*engine.errors, "Install the driver of the card (Debian and Ubuntu: mesa-vulkan-drivers for AMD and Intel, nvidia-driver"
-             " for NVIDIA), and see that this user may open /dev/dri."],
-        )  # fmt: skip
+            [*engine.errors, HELP],
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.gguf"
         gguf_min.write_tiny(path)

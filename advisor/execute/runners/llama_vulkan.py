@@ -1,7 +1,7 @@
 """llama.cpp's C library inside the cyllama-vulkan wheel, by ctypes: models of which a part lies on a Vulkan device.
 
-The structures are those of llama.cpp b9190 (cyllama 0.2.18), not those of the ``llama.cpp`` environment. Their layout is
-proved by the defaults that the library returns, and by what a context reports after it was made. The wheel's Python
+The structures are those of llama.cpp b9190 (cyllama 0.2.18), not those of the ``llama.cpp`` environment. Their layout
+is proved by the defaults that the library returns, and by what a context reports after it was made. The wheel's Python
 interface is not used for loading, because it cannot place the experts of single layers on the host.
 """
 
@@ -91,8 +91,7 @@ class ContextParams(c.Structure):
 
 
 SIGNATURES: tuple[tuple[Any, ...], ...] = (
-    *(s for s in llama_c.SIGNATURES if s[0] not in ("llama_n_threads_batch",)),
-    ("llama_n_threads_batch", c.c_int32, P),
+    *llama_c.SIGNATURES,
     ("llama_n_seq_max", c.c_uint32, P),
     ("llama_max_devices", c.c_size_t),
 )
@@ -128,9 +127,11 @@ def libraries() -> dict[str, Path]:
     return out
 
 
-def virtual_bytes() -> int:
-    """Address space of this process now."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def virtual_bytes(*, peak: bool = False) -> int:
+    """Address space of this process now, or the most that it ever had."""
+    wanted = "VmPeak:" if peak else "VmSize:"
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
 
 
 class Engine:
@@ -153,7 +154,8 @@ class Engine:
                 if function is None:
                     raise protocol.Failed("env-failed", f"The llama.cpp library here has no {name}.")
                 function.restype, function.argtypes = result, arguments
-                setattr(self, name, function)
+                if holders != (self.lib,):
+                    setattr(self, name, function)
         self.lib.llama_model_default_params.restype = ModelParams
         self.lib.llama_context_default_params.restype = ContextParams
         self.lib.llama_model_load_from_file.argtypes = [c.c_char_p, ModelParams]
@@ -247,14 +249,10 @@ class Engine:
         ctx = lib.llama_init_from_model(model, cp)
         if not ctx:
             raise self._refused("step-failed", f"llama.cpp makes no context for {path.name}.")
-        got = (lib.llama_n_batch(ctx), lib.llama_n_ubatch(ctx), lib.llama_n_threads_batch(ctx))
-        seqs: Any = self
         room = lib.llama_n_ctx(ctx)
-        if (
-            got != (min(cp.n_batch, room), min(cp.n_ubatch, room), threads)
-            or room < cp.n_ctx
-            or seqs.llama_n_seq_max(ctx) != cp.n_seq_max
-        ):
+        got = (lib.llama_n_batch(ctx), lib.llama_n_ubatch(ctx), lib.llama_n_threads_batch(ctx))
+        asked = (min(cp.n_batch, room), min(cp.n_ubatch, room), threads)
+        if (*got, lib.llama_n_seq_max(ctx)) != (*asked, cp.n_seq_max) or room < cp.n_ctx:
             raise protocol.Failed("env-failed", f"The llama.cpp library here is not the pinned build (context {got}).")
         return llama_c.Model(self, path, model, ctx)  # type: ignore[arg-type]
 

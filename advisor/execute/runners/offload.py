@@ -6,7 +6,8 @@ Request: ``{"path", "settings": {"gpu_layers", "cpu_moe_layers", "tensor_split",
 
 Result: ``{"devices", "buffers": {DEVICE or "host": {"weights", "kv", "state", "compute", "output"}}, "offloaded",
 "layers", "perplexity", "logprobs", "address_space_bytes"}``; ``offloaded`` counts the output matrix as a layer, as
-the engine does. ``logprobs`` are the log-probabilities of the scored tokens, in order; ``perplexity`` is their
+the engine does; ``address_space_bytes`` is the most that loading took beyond what ``limit_bytes`` counts from.
+``logprobs`` are the log-probabilities of the scored tokens, in order; ``perplexity`` is their
 exponential mean. The engine's log goes to standard error.
 """
 
@@ -59,7 +60,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("limit_bytes"):
         engine.limit(int(request["limit_bytes"]))
     model = engine.open(Path(request["path"]), request["settings"])
-    taken = llama_vulkan.virtual_bytes() - before
+    taken = llama_vulkan.virtual_bytes(peak=True) - before
     log = "".join(engine.kept)
     found = llama_vulkan.OFFLOADED.search(log)
     logprobs: list[float] = []

@@ -45,6 +45,7 @@ def answers() -> Answers:
         "rules_show": lambda rule_id, **_: samples.sample_rule(id=rule_id),
         "rules_lint": lambda paths=(), **_: (),
         "env_list": lambda **_: (samples.sample_env(),),
+        "env_providers": lambda **_: samples.sample_providers(),
         "env_build": lambda name, **_: samples.sample_env(name=name),
         "env_remove": lambda name, **_: samples.sample_env(name=name),
         "env_doctor": lambda name=None, **_: samples.sample_checks(),

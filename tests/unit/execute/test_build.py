@@ -52,7 +52,7 @@ class Stand:
     def health(self, *_: Any, **__: Any) -> dict[str, Any]:
         if not self.healthy:
             raise AdvisorError("env-failed", "The environment llama.cpp-build does not work: no tokens.")
-        return {"tokens": 2, "log": "long"}
+        return {"tokens": 2, "log": "system_info: n_threads = 1 | CPU : AVX2 = 1 |"}
 
     def ensure(self, cancel: Cancel | None = None, reporter: Any = None) -> Any:
         hear = reporter or self.events.append
@@ -82,7 +82,12 @@ def test_a_build_is_made_once_and_marked_last(stand: Stand) -> None:
     assert sorted(programs) == ["llama-quantize", "llama-server"]
     assert all(Path(p).is_file() for p in programs.values())
     assert (Path(env.path) / "tools" / "LICENSE").is_file()
-    assert env.health == {"tokens": 2, "backend": "cpu", "flags": [f"-DPYTHON={sys.executable}"]}
+    assert env.health == {
+        "tokens": 2,
+        "backend": "cpu",
+        "flags": [f"-DPYTHON={sys.executable}"],
+        "features": ["AVX2"],
+    }
     assert list(stand.base.glob("work.*")) == []
     assert sorted(p.name for p in stand.base.iterdir() if p.is_dir()) == [Path(env.path).name]
     assert stand.ensure() == env
