@@ -31,7 +31,7 @@ from tests.support import shapes  # noqa: E402
 RUNNER = REPO / "tests" / "engine" / "serve_once.py"
 MIB = 2**20
 CONTEXT, PROMPT, TOKENS = 2048, 520, 48
-FEW, ANSWERS, PATIENCE_S = 16, 4, 20.0
+FEW, ANSWERS, PATIENCE_S = 16, 4, 15.0
 Say = Callable[[str], None]
 
 
@@ -82,10 +82,16 @@ def decode(told: dict[str, Any], what: str) -> float:
 
 
 def load_mode(say: Say) -> None:
-    """Mapped or read, repacked or not; then: threads that spin or sleep."""
+    """Mapped or read, repacked or not."""
     python = envs.ensure("llama.cpp", settings=settings.load()).python
     with tempfile.TemporaryDirectory(prefix="advisor bench ") as folder:
         _modes(say, python, Path(folder))
+
+
+def waiting(say: Say) -> None:
+    """Threads that spin or sleep, with and without company."""
+    python = envs.ensure("llama.cpp", settings=settings.load()).python
+    with tempfile.TemporaryDirectory(prefix="advisor bench ") as folder:
         _waiting(say, python, Path(folder))
 
 
@@ -161,13 +167,14 @@ def _quiet(limit_s: float) -> None:
 
 def _waiting(say: Say, python: str, folder: Path) -> None:
     threads = max(2, min(4, os.cpu_count() or 2))
-    rounds = 3
+    rounds = 2
     say("## Threads that wait\n")
     say(
-        f"The same command; load mode none, {threads} threads, {FEW} tokens an answer, {rounds} servers of each kind "
-        f"in turn with {ANSWERS} answers each; the best answer. `spin` is the default of the compiler's OpenMP "
-        "library, `sleep` is OMP_WAIT_POLICY=passive. Beside them one process that computes all the time, or none; "
-        "others is the CPU that all other processes took during that answer, in cores.\n"
+        f"`python benchmarks/run.py waiting`; random weights of the named shape in Q4_K_M, {threads} threads, {FEW} "
+        f"tokens an answer, {rounds} servers of each kind in turn with {ANSWERS} answers each; the best answer. `spin` "
+        "is the default of the compiler's OpenMP library, `sleep` is OMP_WAIT_POLICY=passive. Beside them one process "
+        "that computes all the time, or none; others is the CPU that all other processes took during that answer, in "
+        "cores.\n"
     )
     say(
         "| file | beside | waiting | tokens/s | sleep/spin | CPU-s an answer | others (cores) | idle CPU-s in 3 s |\n"
@@ -193,7 +200,7 @@ def _waiting(say: Say, python: str, folder: Path) -> None:
                 ratio = f"{best['spin']['wall_s'] / lap['wall_s']:.2f}" if kind == "sleep" else ""
                 say(
                     f"| {name} | {'one' if beside else 'none'} | {kind} | {FEW / lap['wall_s']:.1f} | {ratio} "
-                    f"| {lap['cpu_s']:.2f} | {lap['others_s'] / lap['wall_s']:.2f} | {max(idle[kind]):.2f} |"
+                    f"| {lap['cpu_s']:.2f} | {max(0.0, lap['others_s'] / lap['wall_s']):.2f} | {max(idle[kind]):.2f} |"
                 )
         model.unlink()
     say("")

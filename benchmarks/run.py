@@ -3,8 +3,9 @@
 CPU time, not wall time, wherever one is compared with another: it does not move with what else the machine does.
 ``python benchmarks/run.py startup`` only times start-up; ``chain`` runs ``up`` on the real model and the same steps by
 hand; ``formats`` compares predicted and measured memory over several formats; ``load-mode`` compares ways to get a
-file into memory, and ways to wait. Without a word: all of these. ``providers`` compiles llama.cpp (over ten minutes)
-and holds it against the prebuilt wheel; ``offload`` needs a software Vulkan driver.
+file into memory, ``waiting`` threads that spin with threads that sleep. Without a word: all of these. ``providers``
+compiles llama.cpp (over ten minutes) and holds it against the prebuilt wheel; ``offload`` needs a software Vulkan
+driver.
 ``--write FILE`` also writes what is printed.
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from load_mode import load_mode
+from load_mode import load_mode, waiting
 
 import advisor
 from advisor import settings
@@ -260,17 +261,28 @@ def providers(say: Callable[[str], None]) -> None:
     compare(say)
 
 
+def offload(say: Callable[[str], None]) -> None:
+    """Memory by device and the number of layers, on a software Vulkan device."""
+    from benchmarks.offload import offload as compare
+
+    compare(say)
+
+
 def main(argv: list[str]) -> int:
     """Run the parts that are named, or all."""
     write = Path(argv[argv.index("--write") + 1]) if "--write" in argv else None
-    parts = {"startup": startup, "chain": chain, "formats": formats, "load-mode": load_mode}
-    everything = list(parts.values())
-    parts["providers"] = providers  # compiles llama.cpp: only where it is named
-    chosen = [parts[a] for a in argv if a in parts] or everything
-    if "offload" in argv:  # needs a software Vulkan driver: only where it is asked for
-        from offload import offload
-
-        chosen = [offload]
+    parts: dict[str, Callable[[Callable[[str], None]], None]] = {
+        "startup": startup,
+        "chain": chain,
+        "formats": formats,
+        "load-mode": load_mode,
+        "waiting": waiting,
+        # Only where they are named: one compiles llama.cpp, the other needs a software Vulkan driver.
+        "providers": providers,
+        "offload": offload,
+    }
+    usual = [part for name, part in parts.items() if name not in ("providers", "offload")]
+    chosen = [parts[a] for a in argv if a in parts] or usual
     lines: list[str] = []
 
     def say(line: str) -> None:
