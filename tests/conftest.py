@@ -22,7 +22,14 @@ def _signals_arrive() -> None:
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "advisor home"))
     own = ("OFFLINE", "HOST", "PORT", "RECOVER", "LLAMA_CPP_DIR")
-    for name in (*(f"ADVISOR_{n}" for n in own), "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HOME"):
+    for name in (
+        *(f"ADVISOR_{n}" for n in own),
+        "HF_HUB_OFFLINE",
+        "HF_ENDPOINT",
+        "HF_TOKEN",
+        "HF_TOKEN_PATH",
+        "HF_HOME",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from advisor.api.artifacts import quantize, verify
+    from advisor.api.caching import cache_gc, cache_info
     from advisor.api.environments import env_build, env_doctor, env_list, env_providers, env_remove
     from advisor.api.explaining import explain
     from advisor.api.health import doctor
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from advisor.api.upping import up
 
 _WHERE: Final[dict[str, str]] = {
+    "cache_gc": "caching",
+    "cache_info": "caching",
     "config": "listing",
     "deployments": "serving",
     "describe": "planning",
@@ -58,6 +61,8 @@ _WHERE: Final[dict[str, str]] = {
 }
 
 __all__ = [
+    "cache_gc",
+    "cache_info",
     "config",
     "deployments",
     "describe",

@@ -69,6 +69,24 @@ class Problem(Shape, frozen=True, kw_only=True):
     hint: str | None = None
 
 
+class CachePart(Shape, frozen=True, kw_only=True):
+    """One kind of what the cache holds: how many, and their bytes on the disk."""
+
+    what: str
+    items: int
+    bytes: int
+
+
+class CacheReport(Shape, frozen=True, kw_only=True):
+    """``advisor cache``: what the cache at ``path`` holds and, after a collection, what went (or would go)."""
+
+    path: str
+    parts: tuple[CachePart, ...]
+    freed_bytes: int | None
+    removed: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
 class EnvInfo(Shape, frozen=True, kw_only=True):
     """One managed environment. ``packages`` maps a distribution's name to its installed version.
 

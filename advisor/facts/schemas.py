@@ -15,6 +15,7 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Goal, Plan, Rejected, Relaxation
 from advisor.facts.reports import (
+    CacheReport,
     Check,
     EnvInfo,
     Explanation,
@@ -146,6 +147,12 @@ class ChecksData(Shape, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
 
 
+class CacheData(Shape, frozen=True, kw_only=True):
+    """``advisor cache info`` and ``gc``."""
+
+    cache: CacheReport
+
+
 class PathsData(Shape, frozen=True, kw_only=True):
     """``advisor paths``: a folder by what it is for."""
 
@@ -224,6 +231,8 @@ DATA: Final[dict[str, type[Shape]]] = {
     "env-remove": EnvData,
     "env-doctor": ChecksData,
     "doctor": ChecksData,
+    "cache-info": CacheData,
+    "cache-gc": CacheData,
     "schema": SchemaData,
     "paths": PathsData,
     "config-show": ConfigData,

@@ -38,6 +38,8 @@ from advisor.facts.plan import (
 )
 from advisor.facts.quantity import Quantity, exact, spread
 from advisor.facts.reports import (
+    CachePart,
+    CacheReport,
     Check,
     EnvInfo,
     Explanation,
@@ -424,3 +426,11 @@ def sample_models() -> tuple[ModelInfo, ...]:
 
 def sample_probe() -> ProbeReport:
     return ProbeReport(machine=sample_machine())
+
+
+def sample_cache(*, freed: bool = False) -> CacheReport:
+    """A cache with something in it, before or after a collection."""
+    parts = (CachePart(what="quantized models", items=2, bytes=3 << 30),)
+    if not freed:
+        return CacheReport(path="/cache", parts=parts, freed_bytes=None)
+    return CacheReport(path="/cache", parts=parts, freed_bytes=1 << 20, removed=("quantize-0.abcd",))

@@ -47,6 +47,8 @@ def answers() -> Answers:
         "env_list": lambda **_: (samples.sample_env(),),
         "env_providers": lambda **_: samples.sample_providers(),
         "env_build": lambda name, **_: samples.sample_env(name=name),
+        "cache_info": lambda **_: samples.sample_cache(),
+        "cache_gc": lambda **_: samples.sample_cache(freed=True),
         "env_remove": lambda name, **_: samples.sample_env(name=name),
         "env_doctor": lambda name=None, **_: samples.sample_checks(),
         "doctor": lambda **_: samples.sample_checks(),
