@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up down test quick lint types imports bench gpu-check schemas clean
+.PHONY: up down test quick lint types imports bench build-check gpu-check schemas clean
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "advisor needs Python 3.11 or newer; set PYTHON=")'
@@ -42,6 +42,10 @@ test: lint types imports
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
+
+build-check: $(VENV)/.dev
+	$(BIN)/advisor env build llama.cpp --provider build
+	$(BIN)/python benchmarks/run.py providers --write docs/measured/build.md
 
 gpu-check: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu_check.py

@@ -82,11 +82,13 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "not-enough-memory": Entry(EXIT_MACHINE, "There is not enough free memory now for what was planned."),
     "env-failed": Entry(EXIT_MACHINE, "A managed environment could not be built or does not work."),
     "tool-missing": Entry(EXIT_MACHINE, "A tool that is needed is not on this machine."),
+    "runtime-unfit": Entry(EXIT_MACHINE, "The runtime that is found here lacks what the plan needs, or does not work."),
     "state-unreadable": Entry(EXIT_MACHINE, "A state file is damaged or belongs to somebody else."),
     # 6: network
     "network": Entry(EXIT_NETWORK, "Something could not be fetched."),
     "offline": Entry(EXIT_NETWORK, "It would have to be fetched, but advisor is offline."),
     "gated": Entry(EXIT_NETWORK, "The model's terms have to be accepted first."),
+    "unauthorized": Entry(EXIT_NETWORK, "The hub does not accept the token, or the token may not read the model."),
     # 7: refused
     "untrusted-model-header": Entry(EXIT_REFUSED, "The header of a model file breaks the format's limits."),
     "untrusted-model-config": Entry(EXIT_REFUSED, "config.json breaks its limits or lacks what it must have."),
@@ -94,6 +96,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "remote-code-refused": Entry(EXIT_REFUSED, "The model wants to run code of its own."),
     "pickle-refused": Entry(EXIT_REFUSED, "The model's weights are pickles, which can run code when they are read."),
     "exposed-without-key": Entry(EXIT_REFUSED, "A server beyond loopback needs a key."),
+    "runtime-vulnerable": Entry(EXIT_REFUSED, "The runtime is older than the build that closed a known hole."),
     "integrity": Entry(EXIT_REFUSED, "A file is not what its hash or manifest says."),
     # 8: busy
     "busy": Entry(EXIT_BUSY, "Another advisor is doing the same; it was waited for in vain."),

@@ -22,6 +22,8 @@ KEYS: Final[dict[str, tuple[str, object]]] = {
     "host": ("ADVISOR_HOST", "127.0.0.1"),
     "port": ("ADVISOR_PORT", 8080),
     "recover": ("ADVISOR_RECOVER", "ask"),
+    "hub_endpoint": ("HF_ENDPOINT", "https://huggingface.co"),
+    "llama_cpp_dir": ("ADVISOR_LLAMA_CPP_DIR", ""),
 }
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off", ""}
@@ -277,6 +279,12 @@ def child_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES",
         "HIP_VISIBLE_DEVICES",
         "ROCR_VISIBLE_DEVICES",
+        "HSA_OVERRIDE_GFX_VERSION",
+        "ONEAPI_DEVICE_SELECTOR",
+        "GGML_VK_VISIBLE_DEVICES",
+        "GGML_VK_VISIBLE_DEVICES",
+        "VK_DRIVER_FILES",
+        "VK_ICD_FILENAMES",
         "PIP_CACHE_DIR",
         "UV_CACHE_DIR",
     )
@@ -294,6 +302,44 @@ def child_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     return out
 
 
+def hub_token(env: Mapping[str, str] | None = None) -> str | None:
+    """The user's token for the hub: ``HF_TOKEN``, else what ``hf auth login`` kept. It is no setting: never shown.
+
+    ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` is heeded.
+
+    Raises:
+        AdvisorError: ``bad-option`` for a token that cannot be one; its value is not in the message.
+    """
+    env = os.environ if env is None else env
+    if env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").strip().lower() in _TRUE:
+        return None
+    where, found = "HF_TOKEN", env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN") or ""
+    if not found.strip():
+        file = _token_file(env)
+        where = clean(str(file))
+        try:
+            found = file.read_bytes()[:4096].decode("ascii", "replace") if file is not None and file.is_file() else ""
+        except OSError:  # a file that cannot be read holds nobody's token
+            found = ""
+    found = found.strip()
+    if not found:
+        return None
+    if not found.isascii() or not found.isprintable() or " " in found or len(found) > 2000:
+        raise AdvisorError("bad-option", f"{where} does not hold a token: it has characters that tokens do not have.")
+    return found
+
+
+def _token_file(env: Mapping[str, str]) -> Path | None:
+    if env.get("HF_TOKEN_PATH"):
+        return Path(env["HF_TOKEN_PATH"])
+    if env.get("HF_HOME"):
+        return Path(env["HF_HOME"]) / "token"
+    if env.get("XDG_CACHE_HOME"):
+        return Path(env["XDG_CACHE_HOME"]) / "huggingface" / "token"
+    home = _home(env)
+    return home / ".cache" / "huggingface" / "token" if home is not None else None
+
+
 def server_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a model server starts from: as ``child_environment``, without what only installers need.
 
@@ -303,7 +349,16 @@ def server_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     return {k: v for k, v in child.items() if not k.startswith(("PIP_", "UV_")) and not k.lower().endswith("_proxy")}
 
 
-def visible_devices(env: Mapping[str, str] | None = None) -> str | None:
-    """``CUDA_VISIBLE_DEVICES`` as set, ``None`` where it is not."""
+# Variables that say which devices a program may see, or what kind of system this is.
+PROBE_VARIABLES: Final = (
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"),
+    *("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HSA_OVERRIDE_GFX_VERSION"),
+    *("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "GGML_VK_VISIBLE_DEVICES", "WSL_DISTRO_NAME", "container"),
+    *("VK_DRIVER_FILES", "VK_ICD_FILENAMES"),
+)
+
+
+def probe_variables(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Those of ``PROBE_VARIABLES`` that are set."""
     env = os.environ if env is None else env
-    return env.get("CUDA_VISIBLE_DEVICES")
+    return {name: env[name] for name in PROBE_VARIABLES if name in env}

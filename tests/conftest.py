@@ -21,7 +21,15 @@ def _signals_arrive() -> None:
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "advisor home"))
-    for name in ("ADVISOR_OFFLINE", "HF_HUB_OFFLINE", "ADVISOR_HOST", "ADVISOR_PORT", "ADVISOR_RECOVER"):
+    own = ("OFFLINE", "HOST", "PORT", "RECOVER", "LLAMA_CPP_DIR")
+    for name in (
+        *(f"ADVISOR_{n}" for n in own),
+        "HF_HUB_OFFLINE",
+        "HF_ENDPOINT",
+        "HF_TOKEN",
+        "HF_TOKEN_PATH",
+        "HF_HOME",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from advisor.api.artifacts import quantize, verify
+    from advisor.api.caching import cache_gc, cache_info
+    from advisor.api.environments import env_build, env_doctor, env_list, env_providers, env_remove
     from advisor.api.explaining import explain
     from advisor.api.health import doctor
     from advisor.api.listing import (
         config,
-        env_build,
-        env_doctor,
-        env_list,
-        env_remove,
         goals,
         hardware,
         hardware_show,
@@ -28,15 +26,18 @@ if TYPE_CHECKING:
     from advisor.api.upping import up
 
 _WHERE: Final[dict[str, str]] = {
+    "cache_gc": "caching",
+    "cache_info": "caching",
     "config": "listing",
     "deployments": "serving",
     "describe": "planning",
     "doctor": "health",
     "down": "serving",
-    "env_build": "listing",
-    "env_doctor": "listing",
-    "env_list": "listing",
-    "env_remove": "listing",
+    "env_build": "environments",
+    "env_doctor": "environments",
+    "env_list": "environments",
+    "env_providers": "environments",
+    "env_remove": "environments",
     "estimate": "planning",
     "explain": "explaining",
     "follow": "serving",
@@ -60,6 +61,8 @@ _WHERE: Final[dict[str, str]] = {
 }
 
 __all__ = [
+    "cache_gc",
+    "cache_info",
     "config",
     "deployments",
     "describe",
@@ -68,6 +71,7 @@ __all__ = [
     "env_build",
     "env_doctor",
     "env_list",
+    "env_providers",
     "env_remove",
     "estimate",
     "explain",

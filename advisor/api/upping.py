@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import keeping, planning, receipts
+from advisor.api import hubbing, keeping, planning, providing, receipts
 from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model
 from advisor.api.launching import Endpoint, deployment_name, endpoint_of, free_port, launch, read_key, smoke
 from advisor.api.making import Made, facts_or_fetch, make_and_verify, refuse_offline
@@ -20,6 +20,7 @@ from advisor.facts.results import Deployment, Receipt, UpResult, Verification
 from advisor.facts.text import shell_word
 
 if TYPE_CHECKING:
+    from advisor.api.providing import Serving
     from advisor.deploy.manager import Deployments
     from advisor.execute.envs import Env
     from advisor.execute.steps import Steps
@@ -44,7 +45,8 @@ def up(
     port: int | None = None,
     recover: str | None = None,
     dry_run: bool = False,
-    text: Path | None = None,
+    text: Path | str | None = None,
+    provider: str | None = None,
     settings: Settings | None = None,
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
@@ -53,7 +55,8 @@ def up(
     """Bring a model up behind an OpenAI-compatible endpoint and prove what was promised.
 
     ``model_or_plan``: a model, the id of a kept plan, a plan, or nothing for a small real model. A run that was
-    stopped goes on where it was; a deployment of the same plan that is ready is reused. ``options``: as ``recommend``.
+    stopped goes on where it was; a deployment of the same plan that is ready is reused. ``provider``: which llama.cpp
+    serves (``path``, ``build``, ``wheel``); the best one for the plan otherwise. ``options``: as ``recommend``.
 
     Raises:
         AdvisorError: ``nothing-fits``, ``not-available``, ``quality-gate-failed``, ``not-enough-memory``,
@@ -82,44 +85,81 @@ def up(
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
 
     def choose() -> Outcome[Chosen]:
-        chosen = _choose(s, steps, model_or_plan, options, dry_run=dry_run)
+        chosen = _choose(s, steps, model_or_plan, options, dry_run=dry_run, provider=provider)
         p = chosen.plan
         return Outcome(chosen, detail=f"{p.id}: {p.format} in {p.runtime}, context {p.settings.context}")
 
     chosen = steps.do(Step("decide", choose))
     if dry_run:
         return UpResult(deployment=None, plan=chosen.plan, steps=tuple(steps.records), receipt=None)
-    return _carry_out(s, steps, chosen, name=name, host=host, port=port, text=text)
+    measured_on = hubbing.text(text, s, steps)
+    return _carry_out(s, steps, chosen, name=name, host=host, port=port, text=measured_on, provider=provider)
 
 
 def _choose(
-    settings: Settings, steps: Steps, what: str | Plan | None, options: PlanOptions, *, dry_run: bool
+    settings: Settings,
+    steps: Steps,
+    what: str | Plan | None,
+    options: PlanOptions,
+    *,
+    dry_run: bool,
+    provider: str | None,
 ) -> Chosen:
     """The first plan that this machine can carry out; for a dry run any plan will do."""
     if isinstance(what, Plan):
         if not dry_run:
             _refuse_unless_runnable(what, what.model, "this")
-        return Chosen(what, resolve_model(_ref_of(what, settings), settings), planning.own_machine(settings), None)
+        model = _model_of(what, _ref_of(what, settings), settings, steps, dry_run=dry_run)
+        return Chosen(what, model, planning.own_machine(settings), None)
     if what is not None and keeping.PLAN_ID.match(what):
         kept = keeping.find(settings, what)
         if not dry_run:
             _refuse_unless_runnable(kept.plan, kept.model_ref, kept.machine)
-        return Chosen(kept.plan, resolve_model(kept.model_ref, settings), planning.own_machine(settings), None)
+        model = _model_of(kept.plan, kept.model_ref, settings, steps, dry_run=dry_run)
+        return Chosen(kept.plan, model, planning.own_machine(settings), None)
     ref = what or DEFAULT_MODEL
-    facts_or_fetch(ref, settings, steps)
-    report = planning.recommend(ref, settings=settings, top=50, **options)
-    if report.model.weights_format == "none" and report.model.kind != "pypi" and report.plans and not dry_run:
-        raise AdvisorError(
-            "model-needs-download",
-            f"{report.model.name} can be planned from its facts, but its weights are not here, and this version does "
-            "not fetch from the hub. Name a folder or a file that has them.",
-            hint=f"advisor recommend {shell_word(ref)}",
-            data={"plan": report.plans[0].id},
-        )
+    facts = facts_or_fetch(ref, settings, steps, ask=not dry_run)
+    # A model of the hub is named with its commit from here on, so that what is planned is what is fetched.
+    exact = facts.ref if facts.kind == "hub" and facts.revision else ref
+    report = planning.recommend(exact, settings=settings, top=50, **options)
+    if not dry_run:
+        _refuse_without_weights(report.model, report.plans, ref, settings)
     ready = [p for p in report.plans if dry_run or (p.status == "ready" and p.executable_here)]
     if not ready:
         raise _no_plan(ref, report.plans, report.rejected)
+    ready = providing.servable(settings, ready, report.machine, provider)
     return Chosen(ready[0], report.model, report.machine, ready[1] if len(ready) > 1 else None)
+
+
+def _model_of(plan: Plan, ref: str, settings: Settings, steps: Steps, *, dry_run: bool) -> ModelFacts:
+    """The model of a plan that is to be carried out."""
+    if dry_run:
+        return resolve_model(ref, settings, steps)
+    model = facts_or_fetch(ref, settings, steps)
+    _refuse_without_weights(model, (plan,), ref, settings)
+    return model
+
+
+def _refuse_without_weights(model: ModelFacts, plans: tuple[Plan, ...], ref: str, settings: Settings) -> None:
+    """Facts are enough for a plan, not for carrying it out."""
+    here = model.path is not None and model.weights_format != "none"
+    if here or model.kind == "pypi" or not plans:
+        return
+    if model.kind == "hub" and settings.offline:
+        raise AdvisorError(
+            "offline",
+            f"The weights of {model.name} are not here, and advisor is offline.",
+            hint=f"advisor recommend {ref}",
+            data={"plan": plans[0].id, "missing": model.ref},
+        )
+    if model.kind != "hub":
+        raise AdvisorError(
+            "model-needs-download",
+            f"{model.name} can be planned from its facts, but its weights are not here. Name a folder or a file that "
+            "has them, or a model of the hub.",
+            hint=f"advisor recommend {ref}",
+            data={"plan": plans[0].id},
+        )
 
 
 def _refuse_unless_runnable(plan: Plan, ref: str, machine: str) -> None:
@@ -170,6 +210,7 @@ def _carry_out(
     host: str | None,
     port: int | None,
     text: Path | None,
+    provider: str | None,
 ) -> UpResult:
     from advisor.api.serving import manager
 
@@ -183,6 +224,7 @@ def _carry_out(
     endpoint = endpoint_of(settings, host, port)
     # A server that runs already has its memory: a run that was killed before its receipt is taken up here.
     _preflight(settings, steps, chosen, deployments, wanted_name, endpoint, memory=running is None)
+    serving = providing.serving(settings, steps, plan, chosen.machine, provider)
     made, verification, env = make_and_verify(
         settings,
         steps,
@@ -190,11 +232,14 @@ def _carry_out(
         plan=plan,
         text=text,
         following=chosen.following,
+        binary=serving.binary,
     )
-    plan = _corrected(settings, steps, plan, made, env, memory=running is None)
+    plan = _corrected(settings, steps, plan, made, env, serving, memory=running is None)
     if running is None:
         receipts.forget(deployments.folder(wanted_name))
-    deployment, key = launch(settings, steps, deployments, plan, chosen.model, made, env, wanted_name, endpoint)
+    deployment, key = launch(
+        settings, steps, deployments, plan, chosen.model, made, env, wanted_name, endpoint, serving, chosen.machine
+    )
     answer = smoke(steps, deployments, deployment, chosen.model, key)
     receipt = _receipt(steps, deployments, deployment, plan, verification, made, answer, key)
     return UpResult(
@@ -257,7 +302,9 @@ def _preflight(
     steps.do(Step("preflight", run))
 
 
-def _corrected(settings: Settings, steps: Steps, plan: Plan, made: Made, env: Env, *, memory: bool) -> Plan:
+def _corrected(
+    settings: Settings, steps: Steps, plan: Plan, made: Made, env: Env, serving: Serving, *, memory: bool
+) -> Plan:
     """The plan with the engine's own word on the cache and the work buffer; refused where it no longer fits."""
     from advisor.execute import preflight
     from advisor.execute.oracle import DryLoad
@@ -265,6 +312,8 @@ def _corrected(settings: Settings, steps: Steps, plan: Plan, made: Made, env: En
     from advisor.planner.correction import corrected
 
     def run() -> Outcome[Plan]:
+        if serving.binary is not None and plan.settings.gpu_layers != 0:
+            return Outcome(plan, detail=providing.by_device(settings, steps, serving.binary, plan, made.artifact))
         ask = DryLoad(env, settings.paths.logs / "steps" / "dryload.log", steps.cancel)
         answer = ask.file(made.artifact, plan.settings)
         if answer is None:

@@ -50,7 +50,8 @@ class SdistPin(Shape, frozen=True, kw_only=True):
 class BackendPins(Shape, frozen=True, kw_only=True):
     """A managed environment. ``python`` is a PEP 440 range; ``health`` a runner that proves the environment works by
     really using it (request ``{}``); ``capabilities`` names what it is for (``serve``, ``validate``, ``quantize`` ...);
-    ``disk_bytes`` is about what it takes installed.
+    ``disk_bytes`` is about what it takes installed. ``compiles``: a package of it is compiled at set-up, which needs a
+    C and C++ compiler; ``build_variables`` are set for that.
     """
 
     name: str
@@ -63,6 +64,8 @@ class BackendPins(Shape, frozen=True, kw_only=True):
     source: str
     sdists: tuple[SdistPin, ...] = ()
     notes: tuple[str, ...] = ()
+    compiles: bool = False
+    build_variables: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -80,6 +83,8 @@ class BackendPins(Shape, frozen=True, kw_only=True):
             "packages": sorted(self.requirements),
             "sdists": sorted((s.name, s.version, s.sha256, s.members) for s in self.sdists),
         }
+        if self.build_variables:
+            body["build"] = sorted(self.build_variables.items())
         return hashlib.sha256(dumps_any(body)).hexdigest()
 
     def version_of(self, package: str) -> str:

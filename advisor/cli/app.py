@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "models": (_AT + "catalogues", "models", "Look up models that are known without a network."),
     "goals": (_AT + "catalogues", "goals", "Look up the goals that plans are ranked by."),
     "env": (_AT + "env", "env", "Manage the environments of the backends."),
+    "cache": (_AT + "cache", "cache", "See what the cache holds, and clear it."),
     "doctor": (_AT + "doctor", "doctor", "Check that advisor can do its work here."),
     "paths": (_AT + "about", "paths", "Show where advisor keeps its files."),
     "config": (_AT + "about", "config", "Show the settings and where each was set."),

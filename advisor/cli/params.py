@@ -116,6 +116,18 @@ class Existing(_Type):
         return [CompletionItem(incomplete, type="file")]
 
 
+class ExistingText(Existing):
+    """A text file, ``wikitext-2``, or a text of a dataset of the hub, which is fetched later."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of a file that is here; words for the hub pass."""
+        if isinstance(value, str) and (value == "wikitext-2" or value.startswith("hf:datasets/")):
+            return value
+        return super().convert(value, param, ctx)
+
+
 SIZE: Final = Parsed("size", values.parse_size)
 BANDWIDTH: Final = Parsed("rate", values.parse_bandwidth)
 DURATION: Final = Parsed("duration", values.parse_duration)
@@ -128,4 +140,5 @@ KV_TYPE: Final = Name("KV cache type", KV_TYPES)
 GOAL: Final = Suggested("goal", GOALS)
 QUANTIZER: Final = Suggested("quantizer", ("llama.cpp", "llmcompressor", "gptqmodel", "autoawq", "bitsandbytes", "hqq"))
 EXISTING: Final = Existing()
+TEXT: Final = ExistingText()
 NEW_PATH: Final = click.Path(path_type=Path)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .run import Run, Work
 
 # Options that belong to the deployment and stay the same for another plan; the others chose the plan that failed.
-_KEPT: Final = ("name", "host", "port", "dry_run", "text")
+_KEPT: Final = ("name", "host", "port", "dry_run", "text", "provider")
 # The launch step ends when the server answers as ready.
 _READY: Final = "launch"
 

@@ -12,6 +12,8 @@ from advisor.facts.quantity import Method
 
 _HBM: Final = ("a100", "a30", "h100", "h200", "h20", "b200", "b300", "v100", "p100", "gh200")
 _GB10: Final = ("gb10", "jetson", "thor", "orin", "dgx spark")
+# A large carve-out of a processor's graphics counts as memory of its own; it is as slow as the rest all the same.
+_APUS: Final = ("gfx1035", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153")
 # Where a class has no figures of its own, those of this one are taken as a guess.
 NEAREST: Final = {
     "amd-cdna": "nvidia-hbm",
@@ -107,7 +109,7 @@ def device_class(device: Device) -> str:
     if device.vendor == "amd":
         if "instinct" in name or name.startswith("mi") or " mi" in name:
             return "amd-cdna"
-        return "amd-apu" if device.unified_memory else "amd-rdna"
+        return "amd-apu" if device.unified_memory or device.arch in _APUS else "amd-rdna"
     if device.vendor == "intel":
         return "intel-igpu" if device.unified_memory else "intel-arc"
     return device.vendor

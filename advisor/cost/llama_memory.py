@@ -6,6 +6,7 @@ from typing import Final
 
 from advisor.cost import repack
 from advisor.cost.compute import work_buffer
+from advisor.cost.device_work import device_work, habits, host_inputs
 from advisor.cost.gguf_file import EMBEDDING, WeightMap, weight_map
 from advisor.cost.kv import SOURCE as KV_SOURCE
 from advisor.cost.kv import cache_by_layer, cells, layers, state_by_layer
@@ -151,10 +152,12 @@ def memory(
             one["output"] = _bytes(output, "vocabulary * 4 bytes a slot")
             one["repack"] = _bytes(copied, "types that ggml repacks for this CPU")
             one["overhead"] = process
-            one["compute"] = work if busy else _inputs(model, settings, room.full)
+            one["compute"] = host_inputs(model, settings, room, busy=busy) if gpus else work
         else:
-            one["overhead"] = _context(machine, key)
-            one["compute"] = _on_device(work) if busy else exact(0, "bytes", "no layer on this device")
+            one["overhead"] = device_context(machine, key)
+            one["compute"] = device_work(
+                model, tensors, settings, room, weights, at, key, habits(provider, settings.ubatch)
+            )
         parts[key] = one
     if not mapped:
         parts[HOST]["repack"] = _read(weights, types, parts[HOST])
@@ -237,27 +240,8 @@ def _state(model: ModelFacts, tensors: tuple[TensorSpec, ...], size: int) -> Qua
     )
 
 
-def _inputs(model: ModelFacts, settings: Settings, context: int) -> Quantity:
-    """Host buffers while a device computes: embedded tokens and masks of one batch."""
-    size = settings.ubatch * (4 * model.hidden + 2 * context)
-    return Quantity(
-        value=size, low=size // 2, high=size * 2 + MIB, unit="bytes", method="formula", source="inputs of one batch"
-    )
-
-
-def _on_device(work: Quantity) -> Quantity:
-    """The work buffer on an accelerator: the same graph, with copies at the split points."""
-    return Quantity(
-        value=work.value,
-        low=work.low * 0.9 // 1,
-        high=int(work.high * 1.35) + 16 * MIB,
-        unit="bytes",
-        method=work.method,
-        source=work.source,
-    )
-
-
-def _context(machine: Machine, key: str) -> Quantity:
+def device_context(machine: Machine, key: str) -> Quantity:
+    """What a driver takes on the device for one process that uses it: a guess by the maker of the device."""
     device = device_of(machine, key)
     value, low, high = _CONTEXTS[device.vendor if device else "other"]
     return Quantity(

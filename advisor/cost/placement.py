@@ -68,4 +68,5 @@ def _memory(machine: Machine, key: str) -> int:
     if device is None:
         return 0
     memory = device.memory
-    return memory.free_bytes or memory.usable_bytes or memory.total_bytes or 1
+    known = [v for v in (memory.usable_bytes, memory.free_bytes) if v is not None]
+    return max(1, min(known) if known else memory.total_bytes or 1)

@@ -45,6 +45,9 @@ class _Run(NamedTuple):
     source: str
 
 
+_SILENT_ANSWERS: Final = 2
+
+
 def prompt_of(words: int) -> str:
     """Text of about ``words`` tokens or more, different at each call from the first word on, against prefix caches."""
     seed = secrets.randbits(32)
@@ -112,15 +115,25 @@ def measure(
     """
     words = prompt_tokens
     runs: list[_Run] = []
-    lengthened = False
+    lengthened, silent = False, 0
     while len(runs) < max(1, repeat):
         prompt = prompt_of(words)
         begun = time.monotonic()
         parts = streamed(
-            base_url, model, prompt, use_chat=use_chat, max_tokens=max_tokens, api_key=api_key, timeout_s=timeout_s
+            base_url,
+            model,
+            prompt,
+            use_chat=use_chat or silent > 1,
+            max_tokens=max_tokens,
+            api_key=api_key,
+            timeout_s=timeout_s,
         )
         run = _read(parts, begun)
         if run.completion_tokens == 0:
+            # A model may end a plain text at once, and not every server can be told to go on: asked anew, then in chat.
+            silent += 1
+            if silent <= _SILENT_ANSWERS:
+                continue
             raise AdvisorError(
                 "smoke-failed", f"{base_url} answered a measuring prompt without a single token.", hint="advisor status"
             )

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from advisor.errors import AdvisorError
 from advisor.execute import make
+from advisor.execute.llama import make as tools
 from advisor.execute.make import FLOATS, PLAIN, Made, Making
 from advisor.execute.steps import Outcome, Step, Steps
 from advisor.facts.model import ModelFacts
@@ -160,15 +161,24 @@ def make_gguf(
         AdvisorError: ``model-needs-download``, ``contradictory-options``; as the steps of ``make``.
     """
     measured = imatrix and imatrix_file is None and fmt not in PLAIN
+    by_tool = tools.has(making, tools.IMATRIX)
     if measured and text is None:
         raise AdvisorError("contradictory-options", "An importance matrix needs a calibration text.")
     work = _Work(making, model, steps, identity_of)
     outtype = fmt if fmt in PLAIN else "f16"
-    base = _sixteen_bit(work, outtype, checkpoint=measured, allow_requantize=allow_requantize)
+    base = _sixteen_bit(work, outtype, checkpoint=measured and not by_tool, allow_requantize=allow_requantize)
     if fmt in PLAIN:
         return Chain(base.made.path, base.made.key, base.made, base.notes)
     matrix, matrix_identity = imatrix_file, None
-    if measured and text is not None and base.checkpoint is not None:
+    if measured and text is not None and by_tool:
+        words = text
+        made = work.do(
+            "imatrix",
+            lambda: tools.make_imatrix(making, base.made.path, words, chunks=chunks, identity_of=base.made.key),
+            lambda _: f"{chunks} chunks of {text_name or words.name}",
+        )
+        matrix, matrix_identity = made.path, made.key
+    elif measured and text is not None and base.checkpoint is not None:
         folder, folder_identity = base.checkpoint
         calibration = text
         made = work.do(
@@ -179,9 +189,10 @@ def make_gguf(
             lambda _: f"{chunks} chunks of {text_name or calibration.name}",
         )
         matrix, matrix_identity = made.path, made.key
+    quantize = tools.quantize_gguf if tools.has(making, tools.QUANTIZE) else make.quantize_gguf
     artifact = work.do(
         "quantize",
-        lambda: make.quantize_gguf(
+        lambda: quantize(
             making,
             base.made.path,
             fmt,

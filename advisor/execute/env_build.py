@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +48,7 @@ def build(
     settings: Settings,
     reporter: Reporter,
     cancel: Cancel,
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Fill the empty ``folder`` with the environment and return what its health check reported.
 
@@ -56,6 +57,10 @@ def build(
     """
     from advisor.execute.envs import Env
 
+    if pins.compiles:
+        from advisor.execute.llama import toolchain
+
+        toolchain.check("cpu", toolchain.look())
     free = free_bytes(folder)
     if free is not None and free < pins.disk_bytes:
         raise AdvisorError(
@@ -71,12 +76,14 @@ def build(
     env = Env(name=pins.name, path=str(folder), python=str(folder / "bin" / "python"), digest=pins.digest)
     _both(
         [
-            lambda stop: install(env, pins.requirements, log=log, reporter=reporter, cancel=stop),
+            lambda stop: install(
+                env, pins.requirements, log=log, reporter=reporter, cancel=stop, variables=pins.build_variables
+            ),
             *(_part(env, s, folder, log=log, reporter=reporter) for s in pins.sdists),
         ],
         cancel,
     )
-    return check_health(pins, env, log=log, reporter=reporter, cancel=cancel)
+    return check_health(pins, env, log=log, reporter=reporter, cancel=cancel, variables=variables)
 
 
 def make_venv(program: str, folder: Path, *, log: Path, cancel: Cancel) -> None:
@@ -90,7 +97,15 @@ def make_venv(program: str, folder: Path, *, log: Path, cancel: Cancel) -> None:
         raise _pip_failed(done, f"{program} cannot make a virtual environment")
 
 
-def install(env: Env, requirements: tuple[str, ...], *, log: Path, reporter: Reporter, cancel: Cancel) -> None:
+def install(
+    env: Env,
+    requirements: tuple[str, ...],
+    *,
+    log: Path,
+    reporter: Reporter,
+    cancel: Cancel,
+    variables: Mapping[str, str] | None = None,
+) -> None:
     """Install pinned requirements with the environment's own pip.
 
     Raises:
@@ -146,7 +161,7 @@ def install(env: Env, requirements: tuple[str, ...], *, log: Path, reporter: Rep
         log=log,
         step=STEP,
         cancel=cancel,
-        env=PIP_VARIABLES,
+        env={**PIP_VARIABLES, **(variables or {})},
         on_line=on_line,
         check=False,
     )
@@ -155,7 +170,13 @@ def install(env: Env, requirements: tuple[str, ...], *, log: Path, reporter: Rep
 
 
 def check_health(
-    pins: BackendPins, env: Env, *, log: Path, reporter: Reporter, cancel: Cancel | None
+    pins: BackendPins,
+    env: Env,
+    *,
+    log: Path,
+    reporter: Reporter,
+    cancel: Cancel | None,
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run the environment's health check, a runner that really uses it, and return what it reports.
 
@@ -165,7 +186,16 @@ def check_health(
     reporter(Event(kind="progress", step=STEP, message=f"checking that {pins.name} works"))
     try:
         return run_runner(
-            env, pins.health, {}, step=STEP, reporter=reporter, cancel=cancel, log=log, timeout_s=600, code="env-failed"
+            env,
+            pins.health,
+            {},
+            step=STEP,
+            reporter=reporter,
+            cancel=cancel,
+            log=log,
+            timeout_s=600,
+            variables=variables,
+            code="env-failed",
         )
     except AdvisorError as e:
         if e.code in ("interrupted", "disk-full", "env-failed"):

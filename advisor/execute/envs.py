@@ -12,7 +12,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -92,10 +92,12 @@ def ensure(
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
     pins: pins_.BackendPins | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Env:
     """Return the environment ``name``, building it if it is missing or damaged.
 
-    Two processes that want the same one: the second waits for the first.
+    Two processes that want the same one: the second waits for the first. ``variables`` are added to the environment
+    variables of its health check.
 
     Raises:
         AdvisorError: ``backend-not-found``, ``offline``, ``network``, ``env-failed``, ``tool-missing``, ``integrity``,
@@ -136,7 +138,14 @@ def ensure(
         started = time.monotonic()
         try:
             health = env_build.build(
-                pins, folder, python, log=base / "build.log", settings=settings, reporter=say, cancel=cancel
+                pins,
+                folder,
+                python,
+                log=base / "build.log",
+                settings=settings,
+                reporter=say,
+                cancel=cancel,
+                variables=variables,
             )
             done = Complete(
                 schema="advisor/env/v1",
@@ -165,6 +174,11 @@ def find(name: str, *, settings: Settings, pins: pins_.BackendPins | None = None
     except AdvisorError:
         return None
     return _usable(_base(settings, pins, minor))[0]
+
+
+def usable(base: Path) -> tuple[Env | None, str | None]:
+    """The environment in the folder ``base``, or why there is none (``None`` where it was never built)."""
+    return _usable(base)
 
 
 def is_ready(pins: pins_.BackendPins, settings: Settings) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from advisor.backends.llama.binary import Binary
 from advisor.cost.gguf_mix import Assigned, assign, fallbacks
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
@@ -46,7 +47,8 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """What all steps need. ``threads``: ``None`` lets each tool choose. Logs go to ``logs``/KEY.log."""
+    """What all steps need. ``threads``: ``None`` lets each tool choose. Logs go to ``logs``/KEY.log. ``binary``: a
+    build of llama.cpp whose own tools measure and quantize, where it has them."""
 
     store: Store
     env: Env
@@ -54,6 +56,7 @@ class Making:
     threads: int | None = None
     reporter: Reporter | None = None
     cancel: Cancel | None = None
+    binary: Binary | None = None
 
     def step(
         self,
@@ -162,7 +165,7 @@ def convert_to_gguf(
                 f"The tokenizer did not survive the way through a checkpoint: {'; '.join(result['differences'])}.",
                 context=[str(tokenizer_of)],
             )
-        header = _sound(tmp / file)
+        header = sound(tmp / file)
         stored = Counter(t.type for t in header.tensors)
         if outtype not in stored or not set(stored) <= FLOATS:
             raise AdvisorError("artifact-invalid", f"{outtype} was asked for; the file has {dict(stored)}.")
@@ -263,7 +266,7 @@ def quantize_gguf(
         inputs["imatrix"] = imatrix_identity or identity(imatrix)
 
     def check(tmp: Path, result: dict[str, Any]) -> dict[str, Any]:
-        header = _sound(tmp / file)
+        header = sound(tmp / file)
         notes = check_types(header, wanted, fmt, exactly=imatrix is not None)
         missing = result["imatrix_missing"]
         if imatrix is not None and not result["imatrix_used"]:
@@ -343,7 +346,7 @@ def validate_artifact(
     Raises:
         AdvisorError: ``artifact-invalid`` where it does not load, decode or give finite logits.
     """
-    _sound(path)
+    sound(path)
     return run_runner(
         env,
         "validate.py",
@@ -363,7 +366,7 @@ def file_stem(name: str) -> str:
     return kept.strip(".-")[:80] or "model"
 
 
-def _sound(path: Path) -> GgufHeader:
+def sound(path: Path) -> GgufHeader:
     """The header of a GGUF file that has tensors and is as long as they say.
 
     Raises:

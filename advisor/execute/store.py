@@ -270,14 +270,21 @@ class Store:
 
         Work whose owner cannot be judged from here goes after a day without a write, and only if its lock is free.
         """
-        doomed = [p for p in _folders(self.root / "tmp") if self._is_dead(p)]
-        if quarantine:
-            doomed += list(_folders(self.root / "quarantine"))
+        doomed = self.leftovers(quarantine=quarantine)
         freed = 0
         for folder in doomed:
             freed += tree_bytes(folder)
             remove_tree(folder)
         return Collected(removed=tuple(sorted(p.name for p in doomed)), freed_bytes=freed)
+
+    def leftovers(self, *, quarantine: bool = True) -> list[Path]:
+        """What ``gc`` would remove."""
+        doomed = [p for p in _folders(self.root / "tmp") if self._is_dead(p)]
+        return sorted([*doomed, *(_folders(self.root / "quarantine") if quarantine else ())])
+
+    def is_busy(self, key: str) -> bool:
+        """Whether somebody is making the artifact ``key`` now."""
+        return not self._is_free(key)
 
     def _is_dead(self, folder: Path) -> bool:
         parts = folder.name.split(".")

@@ -24,6 +24,7 @@ class FactDef(NamedTuple):
 
 
 _VENDORS: Final = ("none", "nvidia", "amd", "intel", "apple", "other")
+_APIS: Final = ("rocm", "vulkan", "level-zero")
 _SUPPORT: Final = ("native", "weight-only", "none")
 _QUANTIZERS: Final = (
     "llmcompressor",
@@ -74,6 +75,8 @@ FACTS: Final[dict[str, FactDef]] = {
     # the device it runs on
     "device.kind": _word("kind of device", "cpu", "nvidia", "amd", "intel", "apple", "other"),
     "device.vendor": _word("vendor of the accelerator; none on the host", *_VENDORS),
+    "device.arch": _word("architecture of the accelerator as its maker names it: gfx1100, Ada Lovelace ..."),
+    "device.apis": FactDef("words", "what programs of this user reach the accelerator through", None, _APIS),
     "device.compute_capability": _number("CUDA compute capability"),
     "device.memory_total_bytes": _number("all memory of the device", "bytes"),
     "device.memory_usable_bytes": _number("memory that a process gets on the idle device", "bytes"),

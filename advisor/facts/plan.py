@@ -124,7 +124,8 @@ class Plan(Shape, frozen=True, kw_only=True):
 
     ``parameters`` are what the rules set for the quantizer (``quantize.desc_act``, ``quantize.samples`` ...);
     ``devices`` the device keys it runs on; ``terms`` are the parts of the score, each from 0 to 1 before the goal
-    weighs it, and ``guide``, which the rules add.
+    weighs it, and ``guide``, which the rules add. ``artifact`` names the ready-made artifact of a ``prequantized`` plan
+    with its commit.
     """
 
     id: str
@@ -153,6 +154,7 @@ class Plan(Shape, frozen=True, kw_only=True):
     parameters: dict[str, str | bool | int | float] = {}
     devices: tuple[str, ...] = ()
     terms: dict[str, float] = {}
+    artifact: str | None = None
 
 
 class Rejected(Shape, frozen=True, kw_only=True):

@@ -69,8 +69,29 @@ class Problem(Shape, frozen=True, kw_only=True):
     hint: str | None = None
 
 
+class CachePart(Shape, frozen=True, kw_only=True):
+    """One kind of what the cache holds: how many, and their bytes on the disk."""
+
+    what: str
+    items: int
+    bytes: int
+
+
+class CacheReport(Shape, frozen=True, kw_only=True):
+    """``advisor cache``: what the cache at ``path`` holds and, after a collection, what went (or would go)."""
+
+    path: str
+    parts: tuple[CachePart, ...]
+    freed_bytes: int | None
+    removed: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
 class EnvInfo(Shape, frozen=True, kw_only=True):
-    """One managed environment. ``packages`` maps a distribution's name to its installed version."""
+    """One managed environment. ``packages`` maps a distribution's name to its installed version.
+
+    ``provider``: which provider of llama.cpp it is, where it is one.
+    """
 
     name: str
     path: str
@@ -78,6 +99,25 @@ class EnvInfo(Shape, frozen=True, kw_only=True):
     bytes: int | None
     python: str | None
     packages: dict[str, str] = {}
+    provider: str | None = None
+
+
+class ProviderInfo(Shape, frozen=True, kw_only=True):
+    """One way to have llama.cpp on this machine.
+
+    ``state``: ``works`` (it really served a model), ``untested`` (found, tried when it is first used), ``absent`` (can
+    be installed or compiled), ``failed`` or ``refused``, with ``why``. ``backends``: what it drives, or would.
+    ``features``: processor features that it uses.
+    """
+
+    provider: str
+    state: str
+    version: str | None
+    backends: tuple[str, ...]
+    path: str | None = None
+    tools: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    why: str | None = None
 
 
 class Check(Shape, frozen=True, kw_only=True):
@@ -90,7 +130,11 @@ class Check(Shape, frozen=True, kw_only=True):
 
 
 class HardwareInfo(Shape, frozen=True, kw_only=True):
-    """One hardware profile. ``None``: the profile does not say (memory of a card that is sold in several sizes)."""
+    """One hardware profile. ``None``: the profile does not say (memory of a card that is sold in several sizes).
+
+    ``sources``: of everything, then of single facts, ``key: source``. ``pci_ids``: vendor and device, with the revision
+    or the subsystem where that tells products apart.
+    """
 
     id: str
     name: str
@@ -101,6 +145,10 @@ class HardwareInfo(Shape, frozen=True, kw_only=True):
     compute_capability: float | None = None
     formats: dict[str, str] = {}
     sources: tuple[str, ...] = ()
+    arch: str | None = None
+    cores: int | None = None
+    pci_ids: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class ModelInfo(Shape, frozen=True, kw_only=True):

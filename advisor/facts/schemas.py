@@ -15,12 +15,14 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Goal, Plan, Rejected, Relaxation
 from advisor.facts.reports import (
+    CacheReport,
     Check,
     EnvInfo,
     Explanation,
     HardwareInfo,
     ModelInfo,
     Problem,
+    ProviderInfo,
     RuleInfo,
 )
 from advisor.facts.results import Artifact, Deployment, Envelope, Receipt, StepRecord, Verification
@@ -127,9 +129,10 @@ class LintData(Shape, frozen=True, kw_only=True):
 
 
 class EnvsData(Shape, frozen=True, kw_only=True):
-    """``advisor env list``."""
+    """``advisor env list``. ``providers``: the ways to have llama.cpp on this machine."""
 
     environments: tuple[EnvInfo, ...]
+    providers: tuple[ProviderInfo, ...] = ()
 
 
 class EnvData(Shape, frozen=True, kw_only=True):
@@ -142,6 +145,12 @@ class ChecksData(Shape, frozen=True, kw_only=True):
     """``advisor doctor`` and ``env doctor``."""
 
     checks: tuple[Check, ...]
+
+
+class CacheData(Shape, frozen=True, kw_only=True):
+    """``advisor cache info`` and ``gc``."""
+
+    cache: CacheReport
 
 
 class PathsData(Shape, frozen=True, kw_only=True):
@@ -222,6 +231,8 @@ DATA: Final[dict[str, type[Shape]]] = {
     "env-remove": EnvData,
     "env-doctor": ChecksData,
     "doctor": ChecksData,
+    "cache-info": CacheData,
+    "cache-gc": CacheData,
     "schema": SchemaData,
     "paths": PathsData,
     "config-show": ConfigData,

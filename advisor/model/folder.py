@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -125,6 +126,21 @@ def _license(folder: Path, names: list[str]) -> str | None:
     return clean(found[1].strip().strip("'\""), 60) if found else None
 
 
+def index_map(folder: Path) -> dict[str, str]:
+    """Which tensor the index of a checkpoint in shards says is in which file.
+
+    Raises:
+        AdvisorError: ``untrusted-model-config`` for an index that cannot be used.
+    """
+    code = "untrusted-model-config"
+    raw = read_bounded(inside(folder, INDEX), MAX_INDEX_BYTES, code)
+    index = parse(raw, code=code, what=INDEX, max_depth=8)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise AdvisorError(code, f"{INDEX}: weight_map is not an object of file names.")
+    return dict(weight_map)
+
+
 def shards(folder: Path, names: list[str]) -> tuple[tuple[Path, ...], dict[str, str]]:
     """The safetensors files of a folder, and which tensor the index says is in which.
 
@@ -133,12 +149,7 @@ def shards(folder: Path, names: list[str]) -> tuple[tuple[Path, ...], dict[str, 
             are listed but absent, ``untrusted-model-config`` for an index that cannot be used.
     """
     if INDEX in names:
-        code = "untrusted-model-config"
-        raw = read_bounded(inside(folder, INDEX), MAX_INDEX_BYTES, code)
-        index = parse(raw, code=code, what=INDEX, max_depth=8)
-        weight_map = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-            raise AdvisorError(code, f"{INDEX}: weight_map is not an object of file names.")
+        weight_map = index_map(folder)
         files = check_names(weight_map.values())
         paths = [inside(folder, f) for f in files]
         missing = [f for f, p in zip(files, paths, strict=True) if not p.exists()]
@@ -149,7 +160,7 @@ def shards(folder: Path, names: list[str]) -> tuple[tuple[Path, ...], dict[str, 
                 f"{'is' if len(missing) == 1 else 'are'} missing: {clean(', '.join(missing))}.",
                 data={"missing": [clean(m) for m in missing[:20]]},
             )
-        return tuple(paths), dict(weight_map)
+        return tuple(paths), weight_map
     single = [n for n in names if n.endswith(".safetensors") and "adapter" not in n]
     if SINGLE in single:
         return (inside(folder, SINGLE),), {}
@@ -159,8 +170,10 @@ def shards(folder: Path, names: list[str]) -> tuple[tuple[Path, ...], dict[str, 
     return tuple(inside(folder, n) for n in check_names(single)), {}
 
 
-def read_weights(files: tuple[Path, ...], weight_map: dict[str, str]) -> Weights:
-    """Headers of all safetensors files together.
+def read_weights(
+    files: tuple[Path, ...], weight_map: dict[str, str], sizes: Mapping[str, int] | None = None
+) -> Weights:
+    """Headers of all safetensors files together; ``sizes`` as in ``facts``.
 
     Raises:
         AdvisorError: ``untrusted-model-header``; ``missing-part`` where the index lists a tensor that a shard lacks.
@@ -169,7 +182,7 @@ def read_weights(files: tuple[Path, ...], weight_map: dict[str, str]) -> Weights
     by_dtype: Counter[str] = Counter()
     total = 0
     for path in files:
-        header = read_header(path)
+        header = read_header(path, size=sizes.get(path.name) if sizes is not None else None)
         total += header.file_bytes
         for name, t in header.tensors.items():
             if name in tensors:
@@ -212,7 +225,9 @@ def _with_weights(facts: ModelFacts, weights: Weights) -> ModelFacts:
     return msgspec.structs.replace(facts, notes=tuple(notes), **changes)
 
 
-def _gguf_in(folder: Path, names: list[str], ref: str, kind: Any, extra: dict[str, Any]) -> ModelFacts | None:
+def _gguf_in(
+    folder: Path, names: list[str], ref: str, kind: Any, sizes: Mapping[str, int] | None, extra: dict[str, Any]
+) -> ModelFacts | None:
     files = [n for n in names if n.endswith(".gguf") and "mmproj" not in n.lower()]
     if not files:
         return None
@@ -224,10 +239,17 @@ def _gguf_in(folder: Path, names: list[str], ref: str, kind: Any, extra: dict[st
             f"{clean(str(folder))} holds {len(groups)} GGUF models: {clean(', '.join(sorted(groups)), 400)}. Name one.",
             hint=f"advisor recommend {shlex.quote(clean(str(first), 400))}",
         )
-    return gguf_facts.facts(inside(folder, files[0]), ref=ref, kind=kind, **extra)
+    return gguf_facts.facts(inside(folder, files[0]), ref=ref, kind=kind, sizes=sizes, **extra)
 
 
-def facts(folder: Path, *, ref: str, kind: Any = "folder", name: str | None = None) -> ModelFacts:
+def facts(
+    folder: Path,
+    *,
+    ref: str,
+    kind: Any = "folder",
+    name: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> ModelFacts:
     """Facts of the model in ``folder``.
 
     config.json alone is enough for planning. Safetensors are preferred to pickles; a folder that has only pickles, or
@@ -238,13 +260,15 @@ def facts(folder: Path, *, ref: str, kind: Any = "folder", name: str | None = No
         ref: the reference it was found by.
         kind: a ``ModelKind``.
         name: what to call it; otherwise the folder's own name.
+        sizes: where ``folder`` holds only configuration and the beginnings of weight files: bytes of all files that
+            there are elsewhere, by name.
 
     Raises:
         AdvisorError: ``model-not-found`` (nothing of a model in it), ``untrusted-model-config``,
             ``untrusted-model-header``, ``untrusted-model-path``, ``missing-part``, ``remote-code-refused``,
             ``pickle-refused``, ``file-unreadable``.
     """
-    names = _listing(folder)
+    names = _listing(folder) if sizes is None else sorted(sizes)
     revision = snapshot_revision(folder)
     name = name or (
         folder.absolute().parent.parent.name.removeprefix("models--").replace("--", "/") if revision else ""
@@ -252,7 +276,7 @@ def facts(folder: Path, *, ref: str, kind: Any = "folder", name: str | None = No
     name = name or folder.resolve().name or "model"
     extra: dict[str, Any] = {"revision": revision}
     if "config.json" not in names:
-        found = _gguf_in(folder, names, ref, kind, extra)
+        found = _gguf_in(folder, names, ref, kind, sizes, extra)
         if found is not None:
             return found
         pickles = [n for n in names if n.endswith(PICKLES)]
@@ -271,7 +295,7 @@ def facts(folder: Path, *, ref: str, kind: Any = "folder", name: str | None = No
     files, weight_map = shards(folder, names)
     pickles = [n for n in names if n.endswith(PICKLES) and n not in ("training_args.bin", "optimizer.pt")]
     if not files:
-        found = _gguf_in(folder, names, ref, kind, extra)
+        found = _gguf_in(folder, names, ref, kind, sizes, extra)
         if found is not None:
             return found
         if pickles:
@@ -293,7 +317,7 @@ def facts(folder: Path, *, ref: str, kind: Any = "folder", name: str | None = No
         **extra,
     )
     if files:
-        found = _with_weights(found, read_weights(files, weight_map))
+        found = _with_weights(found, read_weights(files, weight_map, sizes))
     if note := size_mismatch((name,), found.params):
         found = msgspec.structs.replace(found, notes=(*found.notes, note))
     return found

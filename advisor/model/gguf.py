@@ -310,11 +310,12 @@ def open_regular(path: Path) -> tuple[BinaryIO, int]:
         raise AdvisorError("file-unreadable", f"{shown} cannot be read: {clean(str(e))}.") from e
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_header(path: Path, *, size: int | None = None) -> GgufHeader:
     """Read and check the header of a GGUF file.
 
     Args:
         path: a single file; of a split model, one part.
+        size: bytes of the whole file, where ``path`` holds only its beginning.
 
     Returns:
         Metadata (long strings and arrays as ``Skipped``), tensors in file order, and where the data starts.
@@ -323,9 +324,15 @@ def read_header(path: Path) -> GgufHeader:
         AdvisorError: ``untrusted-model-header`` with the byte offset and the value seen, ``file-not-found`` or
             ``file-unreadable``.
     """
-    file, size = open_regular(path)
+    file, held = open_regular(path)
+    return read_header_from(file, held if size is None else size, clean(path.name))
+
+
+def read_header_from(file: BinaryIO, size: int, name: str) -> GgufHeader:
+    """As ``read_header``, of an open file of ``size`` bytes, which is closed. It may be one that is fetched as it is
+    read."""
     with file:
-        r = _Reader(file, size, clean(path.name))
+        r = _Reader(file, size, name)
         try:
             return _read(r)
         except OSError as e:

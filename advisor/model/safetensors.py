@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import BinaryIO, Final, NamedTuple, NoReturn
 
 from advisor.errors import AdvisorError
 from advisor.facts.text import clean
@@ -74,18 +74,25 @@ class SafetensorsHeader:
     file_bytes: int
 
 
-def read_header(path: Path) -> SafetensorsHeader:
+def read_header(path: Path, *, size: int | None = None) -> SafetensorsHeader:
     """Read and check the header of a safetensors file.
+
+    ``size``: bytes of the whole file, where ``path`` holds only its beginning.
 
     Raises:
         AdvisorError: ``untrusted-model-header`` naming what was seen where, ``file-not-found``, ``file-unreadable``.
     """
-    name = clean(path.name)
+    file, held = open_regular(path)
+    return read_header_from(file, held if size is None else size, clean(path.name))
+
+
+def read_header_from(file: BinaryIO, size: int, name: str) -> SafetensorsHeader:
+    """As ``read_header``, of an open file of ``size`` bytes, which is closed. It may be one that is fetched as it is
+    read."""
 
     def fail(why: str) -> NoReturn:
         raise AdvisorError(CODE, f"{name} is not a usable safetensors file: {why}.")
 
-    file, size = open_regular(path)
     with file:
         try:
             start = file.read(8)
@@ -97,6 +104,8 @@ def read_header(path: Path) -> SafetensorsHeader:
             if length > size - 8:
                 fail(f"the header length at byte 0 is {length}, but the file has {size - 8} bytes left")
             raw = file.read(length)
+            if len(raw) < length:
+                fail(f"it ends at byte {8 + len(raw)}, inside the header of {length} bytes")
         except OSError as e:
             raise AdvisorError("file-unreadable", f"{name} cannot be read: {clean(str(e))}.") from e
     if not raw.startswith(b"{"):

@@ -12,6 +12,7 @@ from advisor.guide.schema import Outcome
 from advisor.planner.candidate import Candidate
 from advisor.planner.commands import commands
 from advisor.planner.costing import HEADROOM, Fit
+from advisor.planner.devices import in_use
 from advisor.planner.status import Status
 from advisor.planner.tuning import parameters
 
@@ -64,6 +65,7 @@ def build(
     """The plan of one scored candidate."""
     c = s.candidate
     assumptions = [*notes, f"{HEADROOM:.0%} of each memory is left free"]
+    assumptions += [taken for d in c.target.devices if (taken := in_use(d)) is not None]
     if s.settings.parallel > 1:
         assumptions.append(
             f"{s.settings.parallel} conversations of {per_slot} tokens each share the context of {s.settings.context}"

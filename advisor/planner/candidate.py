@@ -10,6 +10,7 @@ from advisor.facts.machine import Device, Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import PlanRequest
 from advisor.facts.words import GGUF_FORMATS, GROUPED_FORMAT
+from advisor.planner.devices import device_capacity
 
 Placement = Literal["cpu", "gpu", "split"]
 Source = Literal["quantize", "as-is", "load-time", "prequantized"]
@@ -149,21 +150,27 @@ def usable_devices(machine: Machine) -> tuple[Device, ...]:
 def targets(machine: Machine) -> tuple[Target, ...]:
     """The host; for each vendor its largest device, its 2, 4 ... largest, all of them; and splits with the host.
 
-    Vendors are never mixed; on unified memory there is no split, because it is one memory.
+    Largest is what has most memory to give now. Vendors are never mixed; on unified memory there is no split, because
+    it is one memory; graphics inside the processor are never taken together with cards. Of the slices of split devices
+    only the largest is tried, alone: a process sees one.
     """
     out = [Target("cpu", "cpu", (), ("host",))]
     by_vendor: dict[str, list[Device]] = {}
     for device in usable_devices(machine):
         by_vendor.setdefault(device.vendor, []).append(device)
     for vendor in sorted(by_vendor):
-        devices = sorted(by_vendor[vendor], key=lambda d: (-(d.memory.usable_bytes or d.memory.total_bytes or 0), d.id))
-        counts = {1, len(devices), *(2**k for k in range(1, 7) if 2**k < len(devices))}
-        for count in sorted(counts):
-            chosen = tuple(sorted(devices[:count], key=lambda d: d.id))
-            keys = tuple(d.id for d in chosen)
-            out.append(Target("gpu", vendor, chosen, keys))
-            if count in (1, len(devices)) and not any(d.unified_memory for d in chosen):
-                out.append(Target("split", vendor, chosen, (*keys, "host")))
+        ranked = sorted(by_vendor[vendor], key=lambda d: (-(device_capacity(d) or 0), d.id))
+        slices = [d for d in ranked if d.mig is not None][:1]
+        whole = [d for d in ranked if d.mig is None]
+        cards, inside = [d for d in whole if not d.unified_memory], [d for d in whole if d.unified_memory]
+        for devices in (cards, inside, slices):
+            counts = {1, len(devices), *(2**k for k in range(1, 7) if 2**k < len(devices))} if devices else set()
+            for count in sorted(counts):
+                chosen = tuple(sorted(devices[:count], key=lambda d: d.id))
+                keys = tuple(d.id for d in chosen)
+                out.append(Target("gpu", vendor, chosen, keys))
+                if count in (1, len(devices)) and not any(d.unified_memory for d in chosen):
+                    out.append(Target("split", vendor, chosen, (*keys, "host")))
     return tuple(out)
 
 

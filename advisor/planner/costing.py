@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from advisor.facts.machine import Device, Machine
+from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Goal, PlanRequest, Settings
 from advisor.facts.protocols import EngineOracle
 from advisor.planner.candidate import LLAMA_ENGINES, Candidate, Target, targets
+from advisor.planner.devices import device_capacity
 from advisor.planner.facts import Facts, tensor_parallel
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 CostFn = Callable[..., "Cost"]
 LayersFn = Callable[..., int]
 TuneFn = Callable[[Candidate, Settings], Settings]
+ExpertsFn = Callable[..., int | None]
 
 # Share of each memory that is left free.
 HEADROOM: Final = 0.05
@@ -42,18 +44,14 @@ def host_capacity(machine: Machine) -> int:
     return min(v for v in (memory.total_bytes, memory.limit_bytes, memory.available_bytes) if v is not None)
 
 
-def device_capacity(device: Device) -> int | None:
-    """Device memory that may be used: the least of what a process can get and what is free now."""
-    known = [v for v in (device.memory.usable_bytes, device.memory.free_bytes) if v is not None]
-    return min(known) if known else device.memory.total_bytes
-
-
 def threads(machine: Machine) -> int:
-    """Threads to start: what is granted, whole, at least one, not more than physical cores."""
+    """Threads to start: what is granted, whole, at least one, not more than physical cores (fast ones of two kinds)."""
     cpu = machine.host.cpu
     granted = math.floor(cpu.cores_granted)
     if cpu.cores_physical is not None:
         granted = min(granted, cpu.cores_physical)
+    if cpu.cores_performance is not None:
+        granted = min(granted, cpu.cores_performance)
     return max(1, granted)
 
 
@@ -80,6 +78,7 @@ class Costing:
         *,
         cost_fn: CostFn | None = None,
         layers_fn: LayersFn | None = None,
+        experts_fn: ExpertsFn | None = None,
         engine: EngineOracle | None = None,
         tune: TuneFn | None = None,
     ) -> None:
@@ -88,12 +87,14 @@ class Costing:
 
             cost_fn = cost
         if layers_fn is None:
-            from advisor.cost.offload import gpu_layers_that_fit
+            from advisor.cost.offload import expert_layers_on_host, gpu_layers_that_fit
 
             layers_fn = gpu_layers_that_fit
+            experts_fn = experts_fn or expert_layers_on_host
         self.model, self.tensors, self.machine, self.goal, self.request = model, tensors, machine, goal, request
         self.cost_fn: CostFn = cost_fn
         self.layers_fn: LayersFn = layers_fn
+        self.experts_fn: ExpertsFn | None = experts_fn
         self.engine, self.tune = engine, tune
         self.threads = threads(machine)
         self._costs: dict[tuple[object, ...], Cost] = {}
@@ -117,6 +118,8 @@ class Costing:
             base = self.tune(c, base)
         if c.target.placement != "split":
             return base
+        if (moe := self._experts_on_host(c, base)) is not None:
+            return moe
         layers = sum(
             self.layers_fn(self.model, self.tensors, fmt=c.format, settings=base, machine=self.machine, device=d.id)
             for d in c.target.devices
@@ -124,6 +127,18 @@ class Costing:
         if not 0 < layers <= self.model.layers:
             return None
         return msgspec.structs.replace(base, gpu_layers=layers)
+
+    def _experts_on_host(self, c: Candidate, base: Settings) -> Settings | None:
+        """All layers on the one device, the experts of the first ones on the host, where that is what it takes."""
+        if self.experts_fn is None or not self.model.experts or len(c.target.devices) != 1:
+            return None
+        (device,) = c.target.devices
+        held = self.experts_fn(
+            self.model, self.tensors, fmt=c.format, settings=base, machine=self.machine, device=device.id
+        )
+        if not held:
+            return None
+        return msgspec.structs.replace(base, gpu_layers=self.model.layers + 1, cpu_moe_layers=held)
 
     @staticmethod
     def _split(target: Target) -> tuple[float, ...] | None:
@@ -136,7 +151,10 @@ class Costing:
 
     def cost(self, c: Candidate, settings: Settings, *, imatrix: bool) -> Cost:
         """The cost of a candidate under ``settings``."""
-        key = (c.method, c.format, c.runtime, c.target.keys, settings.gpu_layers, settings.load_mode, imatrix)
+        key = (
+            *(c.method, c.format, c.runtime, c.target.keys, imatrix),
+            *(settings.gpu_layers, settings.cpu_moe_layers, settings.load_mode),
+        )
         found = self._costs.get(key)
         if found is None:
             found = self.cost_fn(
@@ -167,6 +185,12 @@ class Costing:
             while over := max((need - limit for _, need, limit in self._devices(c, cost, settings) or ()), default=0):
                 if over <= 0:
                     break
+                if settings.cpu_moe_layers:
+                    if settings.cpu_moe_layers >= self.model.layers:
+                        return None
+                    settings = msgspec.structs.replace(settings, cpu_moe_layers=settings.cpu_moe_layers + 1)
+                    cost = self.cost(c, settings, imatrix=imatrix)
+                    continue
                 on_devices = sum(int(q.value) for key, q in cost.memory.by_device.items() if key != "host")
                 layers = settings.gpu_layers - max(1, math.ceil(over * settings.gpu_layers / max(1, on_devices)))
                 if layers < 1:

@@ -12,6 +12,7 @@ from advisor.guide.schema import RulePack
 from advisor.planner.candidate import LLAMA_ENGINES, Candidate, Target, source_of, targets
 from advisor.planner.costing import CostFn, Costing, Fit, LayersFn, threads
 from advisor.planner.facts import CandidateFacts, fixed_facts, tensor_parallel
+from advisor.planner.numa import spans_nodes
 from advisor.planner.request import check_context, check_words
 from advisor.planner.tuning import Tuning
 
@@ -99,6 +100,8 @@ def estimate(
     cost = costing.cost(chosen, used, imatrix=imatrix)
     fit = costing.fit(chosen, cost, used)
     warnings += [Warning_(code="cost", message=text) for text in dict.fromkeys(cost.warnings)]
+    spans = spans_nodes(machine, cost.memory)
+    warnings += [spans] if spans else []
     if fit.fits is None:
         warnings.append(Warning_(code="unknown-memory", message="The memory of the device is not known."))
     if cost.speed.decode is None:

@@ -96,6 +96,8 @@ def device_facts(target: Target) -> Facts:
     out: Facts = {
         "device.kind": target.kind,
         "device.vendor": device.vendor,
+        "device.arch": device.arch,
+        "device.apis": device.apis,
         "device.compute_capability": min(
             (d.compute_capability for d in target.devices if d.compute_capability is not None), default=None
         ),

@@ -13,13 +13,16 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Goal, PlanRequest, Recommendation, Rejected, Warning_
 from advisor.facts.protocols import EngineOracle
+from advisor.facts.text import clean
 from advisor.guide.engine import Prepared, Ready, decision, excluded_by, prepare, run
 from advisor.guide.schema import Rule, RulePack
 from advisor.planner import score as scoring
 from advisor.planner.building import Scored, build
 from advisor.planner.candidate import Candidate, bits_of, candidates, usable_devices
 from advisor.planner.costing import CostFn, Costing, LayersFn
+from advisor.planner.devices import in_use
 from advisor.planner.facts import CandidateFacts, Facts, fixed_facts
+from advisor.planner.numa import spans_nodes
 from advisor.planner.request import check, effective_goal
 from advisor.planner.status import Status, judge
 from advisor.planner.tuning import Tuning
@@ -292,13 +295,19 @@ def _warnings(model: ModelFacts, machine: Machine, pack: RulePack, found: Round)
     out = [Warning_(code="context-reduced", message=note) for note in found.notes]
     out += [Warning_(code="bad-rules", message=str(p)) for p in pack.problems]
     out += [
-        Warning_(code="device-unusable", message=f"{d.id} ({d.name}) cannot be used: {d.unusable}")
+        # In the words of the probe, so that it is said once.
+        Warning_(code="device-unusable", message=f"{d.id}, {clean(d.name, 80)}: {clean(d.unusable)}")
         for d in sorted(machine.devices, key=lambda d: d.id)
-        if d.unusable is not None
+        if d.unusable is not None and not d.for_screens
     ]
     for d in usable_devices(machine):
         if d.memory.usable_bytes is None and d.memory.free_bytes is None and d.memory.total_bytes is None:
             out.append(Warning_(code="unknown-memory", message=f"The memory of {d.id} ({d.name}) is not known."))
+        taken = in_use(d)
+        if taken is not None:
+            out.append(Warning_(code="memory-in-use", message=f"{taken}."))
+    spans = spans_nodes(machine, found.kept[0].cost.memory) if found.kept else None
+    out += [spans] if spans else []
     if found.kept and found.kept[0].cost.speed.decode is None:
         out.append(Warning_(code="unknown-speed", message="The speed is not known: no memory bandwidth to go by."))
     if model.confidence == "low":

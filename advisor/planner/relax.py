@@ -11,6 +11,7 @@ from advisor.facts.machine import Device, Machine
 from advisor.facts.plan import Goal, PlanRequest, Relaxation
 from advisor.planner.building import build
 from advisor.planner.candidate import usable_devices
+from advisor.planner.devices import device_capacity
 from advisor.planner.request import MIN_CONTEXT, effective_goal
 
 if TYPE_CHECKING:
@@ -109,8 +110,12 @@ def _hardware(
     assert callable(works)
     devices = usable_devices(machine)
     if devices:
-        first = max(devices, key=lambda d: d.memory.usable_bytes or 0)
-        twin = msgspec.structs.replace(first, id=_next_id(machine.devices))
+        first = max(devices, key=lambda d: device_capacity(d) or 0)
+        # A bought one is idle, whole and another one.
+        memory = msgspec.structs.replace(first.memory, free_bytes=None)
+        twin = msgspec.structs.replace(
+            first, id=_next_id(machine.devices), memory=memory, processes=None, uuid=None, pci=None
+        )
         doubled = msgspec.structs.replace(machine, devices=(*machine.devices, twin))
         yield f"a second {first.name}", doubled, request, False
     if any(d.unified_memory for d in devices):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
+from advisor.backends.llama import providers
 from advisor.facts.machine import Machine
 from advisor.facts.words import PlanStatus
 from advisor.planner.candidate import Candidate, usable_devices
@@ -33,10 +34,14 @@ def judge(
     kind = c.target.kind
     installed = {found.runtime for found in machine.runtimes}
     needs = list(caps.needs.get(kind, ()))
+    if c.runtime == "llama.cpp" and providers.provided(machine, kind):
+        needs = []
     if c.runtime in installed:
         needs = [n for n in needs if n != f"{c.runtime} installed"]
     if not caps.executable and not needs:
         needs.append(f"{c.runtime} installed" if c.runtime not in installed else f"{c.runtime} started by hand")
+    if c.runtime == "llama-cpp-python" and c.runtime not in installed and "cpu" not in machine.buildable:
+        needs.append("a C and C++ compiler, with which llama-cpp-python is built")
     elsewhere = False
     if c.quantizer is not None:
         maker = quantizers.get(c.quantizer)

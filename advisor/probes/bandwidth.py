@@ -20,6 +20,7 @@ from advisor.errors import AdvisorError
 from advisor.events import Cancel
 from advisor.facts.base import Shape, loads
 from advisor.facts.quantity import Quantity
+from advisor.probes.boot import boot_id
 from advisor.probes.cpu import granted_now
 from advisor.probes.memory import read_memory
 from advisor.probes.sanity import Notes, within
@@ -135,7 +136,7 @@ def _key(source: Source, cores: float) -> str:
     """A hash of boot and cores; empty where the boot has no id, which matches nothing."""
     import hashlib
 
-    boot = (source.text("/proc/sys/kernel/random/boot_id") or "").strip()
+    boot = boot_id(source)
     return hashlib.sha256(f"{boot}\0{cores:g}".encode()).hexdigest()[:32] if boot else ""
 
 

@@ -2,7 +2,8 @@
 
 Reading YAML costs a millisecond a file, so names are looked up in ``index.json`` (made from the profiles by
 ``python -m advisor.probes.catalog``, checked by a test) and only the profile that was asked for is read. A profile that
-the index does not know yet is still found by its id. Profiles of the user's own folder come first.
+the index does not know yet is still found by its id. Profiles of the user's own folder come first. PCI ids have an
+index of their own, ``pci.json``, which only the probe of such a device reads (see ``matching``).
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from advisor.facts.machine import Machine
 from advisor.facts.text import clean
 from advisor.facts.words import Vendor
 from advisor.probes.named import machine_of
-from advisor.probes.profiles import HardwareProfile, load, normal, spellings
+from advisor.probes.profiles import HardwareProfile, driver_spellings, load, normal, own_spellings, spellings
 
 INDEX: Final = "index.json"
+PCI_INDEX: Final = "pci.json"
 MAX_DEVICES: Final = 64
 
 
@@ -39,10 +41,11 @@ class Summary(Shape, frozen=True, kw_only=True):
 
 
 class _Index(Shape, frozen=True, kw_only=True):
-    """``names``: every spelling, normalised, to ids. ``drivers``: driver names, normalised, to ids."""
+    """``names``: every spelling, normalised, to ids. ``drivers``: driver names, normalised and without the maker, to
+    the ids of all that have it."""
 
     names: dict[str, str]
-    drivers: dict[str, str]
+    drivers: dict[str, tuple[str, ...]]
     profiles: tuple[Summary, ...]
 
 
@@ -85,23 +88,30 @@ def find(name: str, *, overlay: Path | None = None) -> HardwareProfile:
             f'There is no hardware profile "{clean(name, 60)}".{near}',
             hint="advisor hardware list",
         )
-    return _bundled(found)
+    return bundled(found)
 
 
 def match_driver_name(name: str, memory_bytes: int | None = None) -> HardwareProfile | None:
-    """The profile of a device that calls itself ``name``, by the whole name only.
+    """The profile of a device that calls itself ``name``, by the whole name only, with or without the maker.
 
     Some devices of different memory share one name: where the reported size is known, the profile's must be within a
-    tenth of it, so that an 8 GB variant is not taken for the 16 GB one.
+    tenth of it, so that an 8 GB variant is not taken for the 16 GB one. ``None`` also where several are left.
     """
-    found = _index().drivers.get(normal(name))
-    if found is None:
-        return None
-    profile = _bundled(found)
-    size = profile.memory_bytes
-    if memory_bytes and size and not profile.unified_memory and abs(memory_bytes - size) > size / 10:
-        return None
-    return profile
+    found = [bundled(i) for i in _index().drivers.get(_driver_key(name), ())]
+    if memory_bytes:
+        found = [p for p in found if has_memory(p, memory_bytes)]
+    return found[0] if len(found) == 1 else None
+
+
+def has_memory(profile: HardwareProfile, size: int) -> bool:
+    """Whether a device that reports ``size`` bytes can be this one; unified memory comes in any size."""
+    chips = profile.memory_bytes
+    return profile.unified_memory or chips is None or abs(size - chips) <= chips / 10
+
+
+def _driver_key(name: str) -> str:
+    # Drivers before 470 leave the maker out: "GeForce GTX 1080 Ti".
+    return normal(name).removeprefix("nvidia-")
 
 
 def _near(wanted: str, overlay: Path | None) -> str:
@@ -118,20 +128,47 @@ def build_index(folder: Path) -> bytes:
         AdvisorError: ``bad-profile``, also when two profiles share a name.
     """
     index: dict[str, str] = {}
-    drivers: dict[str, str] = {}
-    briefs = []
-    for path in sorted(folder.glob("*.yaml")):
-        profile = load(path)
-        briefs.append(_summary(profile))
-        for spelling in spellings(profile):
+    drivers: dict[str, set[str]] = {}
+    profiles = _all(folder)
+    for profile in profiles:
+        for spelling in own_spellings(profile):
             if index.setdefault(spelling, profile.id) != profile.id:
                 raise AdvisorError(
                     "bad-profile", f'The name "{spelling}" is used by {index[spelling]} and by {profile.id}.'
                 )
         for name in (profile.name, *profile.driver_names):
-            drivers[normal(name)] = profile.id
-    built = _Index(names=dict(sorted(index.items())), drivers=dict(sorted(drivers.items())), profiles=tuple(briefs))
+            drivers.setdefault(_driver_key(name), set()).add(profile.id)
+    shared: dict[str, set[str]] = {}
+    for profile in profiles:
+        for spelling in driver_spellings(profile):
+            shared.setdefault(spelling, set()).add(profile.id)
+    # A name that several drivers' devices have names none of them, unless one has it as its own.
+    index |= {word: min(ids) for word, ids in shared.items() if len(ids) == 1 and word not in index}
+    built = _Index(
+        names=dict(sorted(index.items())),
+        drivers={word: tuple(sorted(ids)) for word, ids in sorted(drivers.items())},
+        profiles=tuple(_summary(p) for p in profiles),
+    )
     return msgspec.json.format(msgspec.json.encode(built), indent=1) + b"\n"
+
+
+def build_pci_index(folder: Path) -> bytes:
+    """The PCI ids of all profiles of ``folder``, as ``pci.json`` holds them: device to profiles and what tells them
+    apart, ``{"1002:744c": [["rx-7900-xtx", "@c8"], ...]}``.
+
+    Raises:
+        AdvisorError: ``bad-profile``.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    for profile in _all(folder):
+        for pci_id in profile.pci_ids:
+            found.setdefault(pci_id[:9], []).append((profile.id, pci_id[9:]))
+    lines = (f" {json.dumps(key)}: {json.dumps(sorted(entries))}" for key, entries in sorted(found.items()))
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _all(folder: Path) -> tuple[HardwareProfile, ...]:
+    return tuple(load(path) for path in sorted(folder.glob("*.yaml")))
 
 
 def _summary(profile: HardwareProfile) -> Summary:
@@ -163,7 +200,27 @@ def _index() -> _Index:
 
 
 @cache
-def _bundled(profile_id: str) -> HardwareProfile:
+def pci_index() -> dict[str, list[tuple[str, str]]]:
+    """What ``build_pci_index`` writes.
+
+    Raises:
+        AdvisorError: ``bad-profile`` when it cannot be read.
+    """
+    try:
+        return msgspec.json.decode((_folder() / PCI_INDEX).read_bytes(), type=dict[str, list[tuple[str, str]]])
+    except (OSError, ValueError) as e:
+        raise AdvisorError(
+            "bad-profile", f"The index of PCI ids cannot be read: {clean(str(e))}", hint="advisor doctor"
+        ) from e
+
+
+@cache
+def bundled(profile_id: str) -> HardwareProfile:
+    """The bundled profile of that id.
+
+    Raises:
+        AdvisorError: ``bad-profile``.
+    """
     return load(_folder() / f"{profile_id}.yaml")
 
 
@@ -222,3 +279,4 @@ def machine_from(
 
 if __name__ == "__main__":
     (_folder() / INDEX).write_bytes(build_index(_folder()))
+    (_folder() / PCI_INDEX).write_bytes(build_pci_index(_folder()))

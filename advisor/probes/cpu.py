@@ -79,6 +79,12 @@ def _blocks(text: str) -> Iterator[dict[str, str]]:
 
 def read_cpu(source: Source, platform: Platform, notes: Notes, *, deadline_s: float) -> Cpu:
     """Read the processor; never raises for what it reads."""
+    if platform.system == "Darwin":
+        from advisor.probes import darwin
+
+        cpu = darwin.read_cpu(darwin.sysctl(source, deadline_s), platform, notes)
+        if cpu is not None:
+            return cpu
     text = source.text("/proc/cpuinfo")
     if text is None and not source.exists("/proc/self"):
         return _from_py_cpuinfo(source, platform, notes, deadline_s)
@@ -189,7 +195,7 @@ def _physical(processors: list[dict[str, str]], source: Source, notes: Notes) ->
 
 
 def _from_py_cpuinfo(source: Source, platform: Platform, notes: Notes, deadline_s: float) -> Cpu:
-    reply: dict[str, Any] = source.cpuinfo(deadline_s) or {}
+    reply: dict[str, Any] = source.ask("cpuinfo", deadline_s)
     if not reply:
         notes.add("cpu", "py-cpuinfo", "no answer; name and instruction sets are unknown")
     flags = reply.get("flags")

@@ -24,8 +24,11 @@ def meminfo(text: str) -> dict[str, int]:
     return found
 
 
-def read_memory(source: Source, platform: Platform, notes: Notes) -> HostMemory:
+def read_memory(source: Source, platform: Platform, notes: Notes, *, deadline_s: float = 3.0) -> HostMemory:
     """Read the host's memory.
+
+    Args:
+        deadline_s: for the question to macOS, which has no file that says what is free.
 
     Raises:
         AdvisorError: ``probe-failed`` when no source at all gives the size of the memory.
@@ -44,6 +47,12 @@ def read_memory(source: Source, platform: Platform, notes: Notes) -> HostMemory:
             hint="advisor doctor",
         )
     free = notes.sane_int(_available(info, total, notes), "free memory", "memory.available_bytes", "/proc/meminfo")
+    if free is None and platform.system == "Darwin":
+        from advisor.probes import darwin
+
+        free = darwin.available(source, deadline_s)
+        free = None if free is None or free > total else free
+        notes.add("memory.available_bytes", "vm_stat")
     limits = cgroup.memory_limits(source, cgroup.walk(source))
     limit: int | None = None
     for found in limits:

@@ -5,84 +5,59 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from advisor.facts.machine import Device, DeviceMemory
-from advisor.facts.words import Vendor
-from advisor.probes.sanity import Notes
 from advisor.probes.source import Source
 
-_FOLDER: Final = "/sys/bus/pci/devices"
-_MAKERS: Final[dict[int, tuple[Vendor, str]]] = {
-    0x10DE: ("nvidia", "NVIDIA"),
-    0x1002: ("amd", "AMD"),
-    0x8086: ("intel", "Intel"),
-}
+FOLDER: Final = "/sys/bus/pci/devices"
+NVIDIA: Final = 0x10DE
+AMD: Final = 0x1002
+INTEL: Final = 0x8086
+_MAKERS: Final = (NVIDIA, AMD, INTEL)
 # Base class 03: display controller; 12: processing accelerator (PCI Code and ID Assignment Specification).
 _CLASSES: Final = (0x03, 0x12)
 
 
 class PciDevice(NamedTuple):
-    """One device; ``address`` as the kernel writes it."""
+    """One device; ``address`` as the kernel writes it, ``subsystem``: vendor and device of the board's maker."""
 
     address: str
     vendor: int
     device: int
     base_class: int
+    revision: int | None = None
+    subsystem: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """Vendor and device as lists of PCI ids write them, ``10de:2684``."""
+        return f"{self.vendor:04x}:{self.device:04x}"
 
 
 def read_pci(source: Source) -> tuple[PciDevice, ...]:
     """The devices of NVIDIA, AMD and Intel that may compute; everything else on the bus is passed over."""
     found = []
-    for address in source.names(_FOLDER) or ():
-        vendor = _hex(source.text(f"{_FOLDER}/{address}/vendor"))
+    for address in source.names(FOLDER) or ():
+        vendor = hex_number(source.text(f"{FOLDER}/{address}/vendor"))
         if vendor not in _MAKERS:
             continue
-        code = _hex(source.text(f"{_FOLDER}/{address}/class"))
+        code = hex_number(source.text(f"{FOLDER}/{address}/class"))
         if code is None or code >> 16 not in _CLASSES or (vendor == 0x8086 and code >> 16 != 0x03):
             continue
-        device = _hex(source.text(f"{_FOLDER}/{address}/device"))
-        found.append(PciDevice(address, vendor, device or 0, code >> 16))
-    return tuple(found)
-
-
-def read_others(source: Source, pci: tuple[PciDevice, ...], notes: Notes) -> tuple[Device, ...]:
-    """AMD and Intel devices: listed with what the kernel tells, but not planned on, since it does not tell enough."""
-    found = []
-    for entry in pci:
-        vendor, maker = _MAKERS[entry.vendor]
-        if vendor == "nvidia":
-            continue
-        if entry.address.endswith(":00:02.0") and vendor == "intel":
-            notes.add("devices.intel", "PCI bus", "graphics built into the processor; left out")
-            continue
-        folder = f"{_FOLDER}/{entry.address}"
-        name = f"{maker} device {entry.device:04x} (PCI)"
-        total = _bytes(source.text(f"{folder}/mem_info_vram_total")) if vendor == "amd" else None
-        used = _bytes(source.text(f"{folder}/mem_info_vram_used")) if vendor == "amd" else None
-        total = notes.sane_int(total, "memory", f"{name} memory", "amdgpu mem_info_vram_total")
-        free = total - used if total is not None and used is not None and used <= total else None
-        found.append(
-            Device(
-                id="gpu",
-                vendor=vendor,
-                name=name,
-                profile=None,
-                memory=DeviceMemory(total_bytes=total, usable_bytes=None, free_bytes=free),
-                bandwidth=None,
-                compute_capability=None,
-                formats={},
-                unified_memory=False,
-                link=None,
-                unusable=f"advisor does not identify {maker} devices by itself; name it with --hardware",
-            )
+        device, revision, *board = (
+            hex_number(source.text(f"{FOLDER}/{address}/{name}"))
+            for name in ("device", "revision", "subsystem_vendor", "subsystem_device")
         )
+        subsystem = None if board[0] is None or board[1] is None else (board[0], board[1])
+        found.append(PciDevice(address, vendor, device or 0, code >> 16, revision, subsystem))
     return tuple(found)
 
 
-def _hex(text: str | None) -> int | None:
+def hex_number(text: str | None) -> int | None:
+    """The number in a file of sysfs that holds one in hexadecimal, ``0x...``."""
     word = (text or "").strip()
     return int(word, 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,8}", word) else None
 
 
-def _bytes(text: str | None) -> int | None:
+def whole_number(text: str | None) -> int | None:
+    """The number in a file of sysfs that holds one in decimal."""
     word = (text or "").strip()
     return int(word) if re.fullmatch(r"\d{1,19}", word, re.ASCII) else None

@@ -21,6 +21,11 @@ from advisor.probes.sanity import within
 
 MAX_PROFILE_BYTES: Final = 1 << 16
 _MAKERS: Final = re.compile(r"^(nvidia|amd|intel|apple)-")
+# A PCI device by vendor and device, ``10de:2684``; with the revisions that it has (``1002:744c@c8``, several joined by
+# plus signs) or the subsystem (``10de:25b6/10de:14a9``) where one device id is of several products.
+PCI_ID: Final = re.compile(r"([0-9a-f]{4}:[0-9a-f]{4})(?:@([0-9a-f]{2}(?:\+[0-9a-f]{2})*)|/([0-9a-f]{4}:[0-9a-f]{4}))?")
+# Makers round: 8192 bits at 6 Gbit/s are sold as 6 TB/s.
+_RATE_SLACK: Final = 0.03
 _LINES: Final = re.compile(r"^(geforce|tesla|quadro|radeon|instinct)-")
 
 
@@ -47,7 +52,9 @@ class HardwareProfile(Shape, frozen=True, kw_only=True):
 
     ``memory_bytes``: the chips on it (``None``: it has none of its own). ``usable_bytes``: what the driver offers.
     ``fp16_tflops``: dense, FP32 accumulate. ``driver_names``: exactly as the driver reports it. ``source`` covers every
-    number that ``sources`` does not name.
+    number that ``sources`` does not name. ``memory_gbps``: 10^9 bits a second on each of ``memory_bus_bits`` lines.
+    ``cores``: multiprocessors (NVIDIA), compute units (AMD), Xe cores (Intel), GPU cores (Apple). ``pci_ids``: see
+    ``matching``. ``cpus``: parts of the names of processors that carry this device, where one PCI id is of several.
     """
 
     id: str
@@ -69,6 +76,11 @@ class HardwareProfile(Shape, frozen=True, kw_only=True):
     host: HostPart | None = None
     sources: dict[str, str] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    memory_bus_bits: int | None = None
+    memory_gbps: float | None = None
+    cores: int | None = None
+    pci_ids: tuple[str, ...] = ()
+    cpus: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -92,9 +104,24 @@ def normal(name: str) -> str:
 
 def spellings(profile: HardwareProfile) -> tuple[str, ...]:
     """Every normalised name under which a profile is found."""
+    return tuple(dict.fromkeys((*own_spellings(profile), *driver_spellings(profile))))
+
+
+def own_spellings(profile: HardwareProfile) -> tuple[str, ...]:
+    """Those of id, aliases and name, which are of this profile alone."""
     found = [normal(profile.id), *map(normal, profile.aliases)]
     found += [f"{profile.vendor}-{short}" for short in found if not short.startswith(profile.vendor)]
-    for given in (profile.name, *profile.driver_names):
+    return tuple(dict.fromkeys((*found, *_of_names((profile.name,)))))
+
+
+def driver_spellings(profile: HardwareProfile) -> tuple[str, ...]:
+    """Those of the driver's names; cards that differ in memory only share them."""
+    return _of_names(profile.driver_names)
+
+
+def _of_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    found = []
+    for given in names:
         full = normal(given)
         short = _MAKERS.sub("", full)
         found += [full, short, _LINES.sub("", short)]
@@ -131,6 +158,10 @@ def load(path: Path) -> HardwareProfile:
     return profile
 
 
+def _wrong_ids(profile: HardwareProfile) -> list[str]:
+    return [i for i in profile.pci_ids if not PCI_ID.fullmatch(i)]
+
+
 def check(profile: HardwareProfile, stem: str) -> tuple[str, ...]:
     """What is wrong with a profile beyond its types: key and reason, one a line."""
     wrong = []
@@ -156,6 +187,10 @@ def check(profile: HardwareProfile, stem: str) -> tuple[str, ...]:
         for k, v in profile.formats.items()
         if v not in ("native", "weight-only", "none")
     ]
+    wrong += [f"pci_ids: {clean(i, 40)!r} is not vvvv:dddd, with @rr or /ssss:ssss" for i in _wrong_ids(profile)]
+    bits, rate, bandwidth = profile.memory_bus_bits, profile.memory_gbps, profile.bandwidth_bytes_per_s
+    if bits and rate and bandwidth and abs(bits * rate / 8 * 1e9 - bandwidth) > _RATE_SLACK * bandwidth:
+        wrong.append(f"bandwidth_bytes_per_s: {bits} bits at {rate} Gbit/s are not {bandwidth} bytes/s")
     if not profile.source.strip():
         wrong.append("source: every number needs a source")
     return tuple(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,33 +12,32 @@ from advisor.errors import AdvisorError
 from advisor.facts.base import from_json
 from advisor.facts.machine import Machine
 from advisor.facts.text import clean
-from advisor.probes.detect import Probed, detect
+from advisor.probes.bundle import BUNDLE_SCHEMA, Bundle, BundleSource, RecordingSource
+from advisor.probes.detect import Probed, detect, warnings_of
+from advisor.probes.measured import Measurements, apply
 from advisor.probes.sanity import Notes, sane_machine
-from advisor.probes.source import (
-    BUNDLE_SCHEMA,
-    Bundle,
-    BundleSource,
-    LiveSource,
-    Platform,
-    RecordingSource,
-    Source,
-    bad_machine_file,
-)
+from advisor.probes.source import LiveSource, Platform, Source, bad_machine_file
 
 MAX_MACHINE_BYTES: Final = 4 << 20
+# Variables that select devices by number or UUID.
+_SELECTIONS: Final = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
 def record(
     folder: Path,
     *,
     source: Source | None = None,
-    visible: str | None = None,
+    environment: Mapping[str, str] | None = None,
     deadline_s: float = 3.0,
     notes: tuple[str, ...] = (),
+    measurements: Measurements | None = None,
 ) -> Probed:
     """Probe the machine and write every raw input that was read, scrubbed, to ``folder``.
 
-    Replaying the folder (``load_machine``) gives the machine that is returned.
+    Replaying the folder (``load_machine``) gives the machine that is returned, its UUIDs replaced.
+
+    Args:
+        measurements: what was measured on the machine; those of a recorded one by default.
 
     Raises:
         AdvisorError: ``not-writable``; ``name-taken`` when the folder holds something already; ``probe-failed``.
@@ -51,8 +51,10 @@ def record(
             f"{clean(str(folder))} exists already and is not an empty folder.",
             hint="advisor probe --record NEW_FOLDER",
         )
+    if measurements is None and isinstance(source, BundleSource):
+        measurements = source.bundle.measurements
     recording = RecordingSource(source or LiveSource())
-    probed = detect(recording, visible=visible, deadline_s=deadline_s)
+    probed = detect(recording, environment=environment, deadline_s=deadline_s)
     scrubber = Scrubber(recording.text("/proc/self/cgroup"), recording.text("/proc/self/mountinfo"))
     platform: Platform = recording.platform()
     bundle = Bundle(
@@ -64,9 +66,13 @@ def record(
         affinity=recording.affinity(),
         names={path: found for path, found in sorted(recording.listed.items()) if found is not None},
         present=tuple(sorted(scrubber.path(path) for path, there in recording.present.items() if there)),
-        nvml=scrubber.value(recording.replies.get("nvml")),
-        cpuinfo=scrubber.value(recording.replies.get("cpuinfo")),
-        visible=None if visible is None else scrubber.plain(_whole(visible, recording.replies.get("nvml"))),
+        links={path: scrubber.plain(to) for path, to in sorted(recording.links.items()) if to is not None},
+        replies={question: scrubber.reply(question, reply) for question, reply in sorted(recording.replies.items())},
+        environment={
+            name: scrubber.plain(_whole(value, recording) if name in _SELECTIONS else value)
+            for name, value in sorted((environment or {}).items())
+        },
+        measurements=measurements,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,20 +86,40 @@ def record(
         raise AdvisorError(
             "not-writable", f"The bundle cannot be written to {clean(str(folder))}: {e.strerror}."
         ) from e
-    return probed
+    devices = tuple(
+        msgspec.structs.replace(d, uuid=None if d.uuid is None else scrubber.plain(d.uuid))
+        for d in probed.machine.devices
+    )
+    return _measured(probed._replace(machine=msgspec.structs.replace(probed.machine, devices=devices)), measurements)
 
 
-def _whole(visible: str, reply: Any) -> str:
+def _measured(probed: Probed, measurements: Measurements | None) -> Probed:
+    """The machine with what was measured on it, judged like all else that comes from a file."""
+    if measurements is None:
+        return probed
+    machine = apply(probed.machine, measurements)
+    machine = sane_machine(machine, Notes(machine.provenance))
+    return Probed(machine=machine, warnings=tuple(dict.fromkeys((*probed.warnings, *warnings_of(machine)))))
+
+
+def _whole(visible: str, recording: RecordingSource) -> str:
     """A device selection with whole UUIDs in place of their starts, so that they can be replaced like all others.
 
     A word that selects nothing stays one that selects nothing.
     """
-    devices = reply.get("devices") if isinstance(reply, dict) else None
+    from advisor.probes.vendors.nvidia_smi import parse
+
+    replies = recording.replies
+    devices = replies.get("nvml", {}).get("devices")
+    if not isinstance(devices, list):
+        devices = (parse(replies.get("nvidia-smi", {}).get("stdout")) or {}).get("devices")
     found = [d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
     for device in tuple(found):
         mig = device.get("mig")
         found += [s for s in mig.get("slices") or () if isinstance(s, dict)] if isinstance(mig, dict) else []
     uuids = [d["uuid"] for d in found if isinstance(d.get("uuid"), str)]
+    # AMD's are in files: ``GPU-`` and the unique id.
+    uuids += [f"GPU-{t.strip()}" for path, t in recording.texts.items() if t and path.endswith("/unique_id")]
     words = []
     for word in (part.strip() for part in visible.split(",")):
         near = [u for u in uuids if word and u.lower().startswith(word.lower())]
@@ -111,7 +137,10 @@ def load_machine(path: Path) -> Probed:
     path = Path(path)
     if path.is_dir():
         source = BundleSource(path)
-        return detect(source, visible=source.bundle.visible)
+        try:
+            return _measured(detect(source, environment=source.bundle.environment), source.bundle.measurements)
+        except ValueError as e:
+            raise bad_machine_file(path, e) from e
     if not path.is_file():
         raise AdvisorError(
             "file-not-found", f"There is no recorded machine at {clean(str(path))}.", hint="advisor probe --record DIR"
@@ -138,8 +167,6 @@ def load_machine(path: Path) -> Probed:
 
 
 def _sane(path: Path, machine: Machine) -> Probed:
-    from advisor.probes.detect import warnings_of
-
     notes = Notes(machine.provenance)
     try:
         machine = sane_machine(machine, notes)

@@ -7,7 +7,19 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from advisor.facts.machine import Device, DeviceMemory, Host, Machine, Provenance
+from advisor.facts.machine import (
+    Device,
+    DeviceMemory,
+    Host,
+    Link,
+    Machine,
+    NumaNode,
+    NvLink,
+    Processes,
+    Provenance,
+    Storage,
+    Swap,
+)
 from advisor.facts.quantity import Quantity
 
 
@@ -23,11 +35,14 @@ BOUNDS: Final[dict[str, Bound]] = {
     "memory": Bound(1 << 20, 1 << 50),
     "free memory": Bound(0, 1 << 50),
     "bandwidth": Bound(10**8, 10**14),
+    "disk speed": Bound(10**4, 10**12),
     "cores": Bound(1, 1 << 16),
     "cpu quota": Bound(0.01, 1 << 16),
     "compute capability": Bound(1.0, 30.0),
     "pcie generation": Bound(1, 9),
     "pcie width": Bound(1, 32),
+    "links": Bound(1, 64),
+    "processes": Bound(0, 1 << 22),
     "tflops": Bound(0.01, 10**6),
 }
 
@@ -41,6 +56,10 @@ class Notes:
     def add(self, what: str, source: str, note: str | None = None) -> None:
         """Note that ``what`` was read from ``source``."""
         self._entries.append(Provenance(what=what, source=source, note=note))
+
+    def extend(self, more: Notes) -> None:
+        """Take over the notes of another part."""
+        self._entries += more.entries
 
     @property
     def entries(self) -> tuple[Provenance, ...]:
@@ -105,6 +124,37 @@ def _sane_host(host: Host, notes: Notes) -> Host:
             available_bytes=notes.sane_int(memory.available_bytes, "free memory", "memory.available_bytes", "file"),
         ),
         bandwidth=_sane_rate(host.bandwidth, "host.bandwidth", notes),
+        store=sane_storage(host.store, notes),
+        swap=_sane_swap(host.swap, notes),
+        numa=tuple(_sane_node(n, notes) for n in host.numa),
+    )
+
+
+def sane_storage(store: Storage | None, notes: Notes) -> Storage | None:
+    """A disk from a file with its absurd values unknown."""
+    if store is None:
+        return None
+    return msgspec.structs.replace(
+        store,
+        total_bytes=notes.sane_int(store.total_bytes, "memory", "host.store.total_bytes", "file"),
+        free_bytes=notes.sane_int(store.free_bytes, "free memory", "host.store.free_bytes", "file"),
+        read=_sane_rate(store.read, "host.store.read", notes, kind="disk speed"),
+    )
+
+
+def _sane_swap(swap: Swap | None, notes: Notes) -> Swap | None:
+    if swap is None or notes.sane(swap.total_bytes, "free memory", "host.swap", "file") is None:
+        return None
+    free = notes.sane_int(swap.free_bytes, "free memory", "host.swap", "file")
+    return msgspec.structs.replace(swap, free_bytes=free)
+
+
+def _sane_node(node: NumaNode, notes: Notes) -> NumaNode:
+    what = f"host.numa[{node.id}]"
+    return msgspec.structs.replace(
+        node,
+        memory_bytes=notes.sane_int(node.memory_bytes, "free memory", what, "file"),
+        free_bytes=notes.sane_int(node.free_bytes, "free memory", what, "file"),
     )
 
 
@@ -122,13 +172,40 @@ def _sane_device(device: Device, notes: Notes) -> Device:
             device.compute_capability, "compute capability", f"{at}.compute_capability", "file"
         ),
         fp16_tflops=notes.sane(device.fp16_tflops, "tflops", f"{at}.fp16_tflops", "file"),
+        link=_sane_link(device.link, f"{at}.link", notes),
+        processes=_sane_processes(device.processes, f"{at}.processes", notes),
+        nvlink=_sane_nvlink(device.nvlink, f"{at}.nvlink", notes),
     )
 
 
-def _sane_rate(rate: Quantity | None, what: str, notes: Notes) -> Quantity | None:
+def _sane_link(link: Link | None, what: str, notes: Notes) -> Link | None:
+    if link is None:
+        return None
+    return Link(
+        pcie_gen=notes.sane_int(link.pcie_gen, "pcie generation", what, "file"),
+        pcie_width=notes.sane_int(link.pcie_width, "pcie width", what, "file"),
+        pcie_gen_now=notes.sane_int(link.pcie_gen_now, "pcie generation", what, "file"),
+        pcie_width_now=notes.sane_int(link.pcie_width_now, "pcie width", what, "file"),
+    )
+
+
+def _sane_processes(processes: Processes | None, what: str, notes: Notes) -> Processes | None:
+    if processes is None or notes.sane_int(processes.count, "processes", what, "file") is None:
+        return None
+    used = notes.sane_int(processes.used_bytes, "free memory", what, "file")
+    return msgspec.structs.replace(processes, used_bytes=used)
+
+
+def _sane_nvlink(nvlink: NvLink | None, what: str, notes: Notes) -> NvLink | None:
+    if nvlink is None or notes.sane_int(nvlink.links, "links", what, "file") is None:
+        return None
+    return msgspec.structs.replace(nvlink, bandwidth=_sane_rate(nvlink.bandwidth, what, notes))
+
+
+def _sane_rate(rate: Quantity | None, what: str, notes: Notes, *, kind: str = "bandwidth") -> Quantity | None:
     if rate is None:
         return None
-    known = [notes.sane(value, "bandwidth", what, "file") for value in (rate.value, rate.low, rate.high)]
+    known = [notes.sane(value, kind, what, "file") for value in (rate.value, rate.low, rate.high)]
     if rate.unit != "bytes/s" or None in known or not rate.low <= rate.value <= rate.high:
         notes.add(what, "file", "invalid: not a bandwidth in bytes/s with low <= value <= high; taken as unknown")
         return None

@@ -4,31 +4,24 @@ A bundle is a folder: ``bundle.json`` (what it is, and the answers that are not 
 that were read, under their own paths.
 
 A source answers with text, names and plain JSON values only; it judges nothing. ``None`` means "not there or not
-readable". The live source starts a process for two questions only (the NVIDIA driver; the CPU where there is no
-``/proc``), each under a deadline, because a driver may hang in the kernel for ever.
+readable". The live source starts a process only for the questions of ``questions.py`` (a driver, a system tool), each
+under a deadline, because a driver may hang in the kernel for ever.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
-
-import msgspec
+from typing import Any, Final, Protocol
 
 from advisor.errors import AdvisorError
-from advisor.facts.base import Shape, loads
+from advisor.facts.base import Shape
 from advisor.facts.text import clean
-
-BUNDLE_SCHEMA: Final = "advisor/machine-bundle/v1"
 
 # /proc/cpuinfo is the longest that is read: 1.5 KB a thread, so 4 MiB holds over 2,000 threads.
 MAX_TEXT_BYTES: Final = 4 << 20
 MAX_NAMES: Final = 4096
 MAX_REPLY_BYTES: Final = 1 << 20
-# Where containers, WSL and NixOS put the driver's library, beside the loader's own folders.
-_DRIVER_FOLDERS: Final = "/usr/local/nvidia/lib64:/usr/local/nvidia/lib:/usr/lib/wsl/lib:/run/opengl-driver/lib"
 
 
 class Platform(Shape, frozen=True, kw_only=True):
@@ -63,12 +56,13 @@ class Source(Protocol):
         """The words of ``uname``, the CPU count and the physical memory."""
         ...
 
-    def nvml(self, deadline_s: float, /) -> dict[str, Any]:
-        """The NVIDIA driver's reply as written by ``ask.py``; ``{"error": {...}}`` if there is none in time."""
+    def link(self, path: str, /) -> str | None:
+        """The last part of where the symbolic link at ``path`` leads; ``None`` if it is none."""
         ...
 
-    def cpuinfo(self, deadline_s: float, /) -> dict[str, Any] | None:
-        """py-cpuinfo's reply (``brand_raw``, ``flags``, ``arch`` ...) for systems without ``/proc``."""
+    def ask(self, question: str, deadline_s: float, /) -> dict[str, Any]:
+        """The reply to one of ``questions.QUESTIONS``: a helper's JSON object, or ``stdout`` and ``exit`` of a program;
+        ``{"error": {"code", "message"}}`` if there is none in time."""
         ...
 
 
@@ -76,11 +70,12 @@ class LiveSource:
     """This machine.
 
     Args:
-        ask: the helper file that is started to ask a driver; its own by default.
+        helper: the helper file that is started to ask a driver; its own by default.
     """
 
-    def __init__(self, ask: Path | None = None) -> None:
-        self._ask = ask or Path(__file__).with_name("ask.py")
+    def __init__(self, helper: Path | None = None) -> None:
+        self._helper = helper or Path(__file__).with_name("ask.py")
+        self._replies: dict[str, dict[str, Any]] = {}
 
     def text(self, path: str, /) -> str | None:
         """The file, opened without waiting."""
@@ -130,192 +125,20 @@ class LiveSource:
             system=words.sysname, machine=words.machine, cpu_count=os.cpu_count(), memory_bytes=_physical_memory()
         )
 
-    def nvml(self, deadline_s: float, /) -> dict[str, Any]:
-        """Ask the driver in a process of its own."""
-        return self._question("nvml", "pynvml", deadline_s)
-
-    def cpuinfo(self, deadline_s: float, /) -> dict[str, Any] | None:
-        """Ask py-cpuinfo, which starts programs, in a process of its own."""
-        reply = self._question("cpuinfo", "cpuinfo", deadline_s)
-        return None if "error" in reply else reply
-
-    def _question(self, word: str, module: str, deadline_s: float) -> dict[str, Any]:
-        """Start the helper in isolated mode and return its JSON; a failure is returned, not raised."""
-        import importlib.util
-        import json
-        import signal
-        import subprocess
-        import sys
-
-        found = importlib.util.find_spec(module)
-        if found is None or not found.origin:
-            return failure("not-installed", f"the Python package {module} is not installed")
-        origin = Path(found.origin)
-        folder = origin.parent.parent if found.submodule_search_locations else origin.parent
-        argv = [sys.executable, "-I", str(self._ask), word, str(folder)]
-        environment = {"PATH": os.defpath, "LC_ALL": "C", "LD_LIBRARY_PATH": _DRIVER_FOLDERS}
+    def link(self, path: str, /) -> str | None:
+        """The link."""
         try:
-            # Its own session, so that whatever it starts goes with it.
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as e:
-            return failure("not-started", f"the helper process could not be started: {e.strerror}")
-        try:
-            raw, _ = child.communicate(timeout=deadline_s)
-        except subprocess.TimeoutExpired:
-            try:
-                os.killpg(child.pid, signal.SIGKILL)
-            except OSError:
-                child.kill()
-            try:
-                # A process in uninterruptible sleep does not die; it is left behind rather than waited for.
-                child.wait(timeout=0.5)
-            except subprocess.TimeoutExpired:
-                child.returncode = -signal.SIGKILL
-            if child.stdout is not None:
-                child.stdout.close()
-            return failure("deadline", f"no answer within {deadline_s:g} s")
-        try:
-            reply = json.loads(raw[:MAX_REPLY_BYTES])
-        except (ValueError, RecursionError):
-            return failure("no-answer", f"the helper process ended with exit status {child.returncode} and no answer")
-        return reply if isinstance(reply, dict) else failure("no-answer", "the helper's answer is not an object")
-
-
-class Bundle(Shape, frozen=True, kw_only=True):
-    """``bundle.json``. ``provenance``: ``real`` (recorded on a machine) or ``hand-made`` (written from documents).
-
-    ``visible``: the device selection (``CUDA_VISIBLE_DEVICES``) under which the machine was looked at.
-    """
-
-    schema: str
-    provenance: Literal["real", "hand-made"]
-    made_from: str
-    platform: Platform
-    notes: tuple[str, ...] = ()
-    affinity: tuple[int, ...] | None = None
-    names: dict[str, tuple[str, ...] | None] = msgspec.field(default_factory=dict)
-    present: tuple[str, ...] = ()
-    nvml: dict[str, Any] | None = None
-    cpuinfo: dict[str, Any] | None = None
-    visible: str | None = None
-
-
-class BundleSource:
-    """A recorded machine; never looks at the real one.
-
-    Raises:
-        AdvisorError: ``bad-machine-file`` when ``bundle.json`` is missing or not one.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._files = Path(folder).resolve() / "files"
-        path = Path(folder) / "bundle.json"
-        try:
-            with path.open("rb") as f:
-                self.bundle = loads(Bundle, f.read(MAX_REPLY_BYTES))
-        except (OSError, ValueError, RecursionError) as e:
-            raise bad_machine_file(path, e) from e
-        if self.bundle.schema != BUNDLE_SCHEMA:
-            raise bad_machine_file(path, f"its schema is {self.bundle.schema!r}, not {BUNDLE_SCHEMA!r}")
-
-    def text(self, path: str, /) -> str | None:
-        """The recorded file; a link that leaves the bundle is not followed."""
-        parts = [p for p in path.split("/") if p]
-        if not parts or ".." in parts or "\0" in path:
-            return None
-        try:
-            real = self._files.joinpath(*parts).resolve()
-            if not real.is_relative_to(self._files) or not real.is_file():
-                return None
-            with real.open("rb") as f:
-                return f.read(MAX_TEXT_BYTES).decode("utf-8", "replace")
-        except (OSError, ValueError, RuntimeError):
+            return os.path.basename(os.readlink(path)) or None  # noqa: PTH115, PTH119 - never resolved, only read
+        except (OSError, ValueError):
             return None
 
-    def names(self, path: str, /) -> tuple[str, ...] | None:
-        """The recorded names."""
-        return self.bundle.names.get(path)
+    def ask(self, question: str, deadline_s: float, /) -> dict[str, Any]:
+        """Ask in a process of its own, once: several parts of the probe want ``sysctl``."""
+        from advisor.probes.questions import ask
 
-    def exists(self, path: str, /) -> bool:
-        """Whether it was there, or is a recorded file."""
-        return path in self.bundle.present or self.text(path) is not None
-
-    def affinity(self) -> tuple[int, ...] | None:
-        """The recorded CPUs."""
-        return self.bundle.affinity
-
-    def platform(self) -> Platform:
-        """The recorded words."""
-        return self.bundle.platform
-
-    def nvml(self, deadline_s: float, /) -> dict[str, Any]:
-        """The recorded reply."""
-        return self.bundle.nvml or failure("no-answer", "the bundle has no reply of the driver")
-
-    def cpuinfo(self, deadline_s: float, /) -> dict[str, Any] | None:
-        """The recorded reply."""
-        return self.bundle.cpuinfo
-
-
-class RecordingSource:
-    """Asks another source, remembers every answer, and writes them, scrubbed, as a bundle."""
-
-    def __init__(self, inner: Source) -> None:
-        self._inner = inner
-        self.texts: dict[str, str | None] = {}
-        self.listed: dict[str, tuple[str, ...] | None] = {}
-        self.present: dict[str, bool] = {}
-        self.replies: dict[str, Any] = {}
-
-    def text(self, path: str, /) -> str | None:
-        """The file, read once."""
-        if path not in self.texts:
-            self.texts[path] = self._inner.text(path)
-        return self.texts[path]
-
-    def names(self, path: str, /) -> tuple[str, ...] | None:
-        """The folder, read once."""
-        if path not in self.listed:
-            self.listed[path] = self._inner.names(path)
-        return self.listed[path]
-
-    def exists(self, path: str, /) -> bool:
-        """Whether the path is there, asked once."""
-        if path not in self.present:
-            self.present[path] = self._inner.exists(path)
-        return self.present[path]
-
-    def affinity(self) -> tuple[int, ...] | None:
-        """The CPUs, asked once."""
-        found: tuple[int, ...] | None = self._once("affinity", self._inner.affinity)
-        return found
-
-    def platform(self) -> Platform:
-        """The words, asked once."""
-        found: Platform = self._once("platform", self._inner.platform)
-        return found
-
-    def nvml(self, deadline_s: float, /) -> dict[str, Any]:
-        """The driver's reply, asked once."""
-        found: dict[str, Any] = self._once("nvml", lambda: self._inner.nvml(deadline_s))
-        return found
-
-    def cpuinfo(self, deadline_s: float, /) -> dict[str, Any] | None:
-        """py-cpuinfo's reply, asked once."""
-        found: dict[str, Any] | None = self._once("cpuinfo", lambda: self._inner.cpuinfo(deadline_s))
-        return found
-
-    def _once(self, key: str, ask: Callable[[], Any]) -> Any:
-        if key not in self.replies:
-            self.replies[key] = ask()
-        return self.replies[key]
+        if question not in self._replies:
+            self._replies[question] = ask(question, deadline_s, helper=self._helper)
+        return self._replies[question]
 
 
 def bad_machine_file(path: Path, why: object) -> AdvisorError:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.vulkan import offload, q4_k_m, q8_0  # noqa: F401 - fixtures of the offload tests
+
 
 def _python(variable: str, name: str, home: Path) -> str:
     """The interpreter of an environment: named by a variable, or built by advisor in the lasting test home."""

@@ -120,7 +120,7 @@ def test_without_any_sane_memory_there_is_no_plan(ask: Ask, tmp_path: Path) -> N
 def test_absurd_device_memory_is_unknown_and_not_planned_on(ask: Ask, tmp_path: Path, key: str, value: object) -> None:
     def absurd(text: str) -> str:
         said = json.loads(text)
-        said["nvml"]["devices"][0]["memory"][key] = value
+        said["replies"]["nvml"]["devices"][0]["memory"][key] = value
         return json.dumps(said)
 
     folder = changed(tmp_path, "rtx-4090-desktop", {"bundle.json": absurd})

@@ -38,6 +38,8 @@ from advisor.facts.plan import (
 )
 from advisor.facts.quantity import Quantity, exact, spread
 from advisor.facts.reports import (
+    CachePart,
+    CacheReport,
     Check,
     EnvInfo,
     Explanation,
@@ -45,6 +47,7 @@ from advisor.facts.reports import (
     ModelInfo,
     ProbeReport,
     Problem,
+    ProviderInfo,
     RecommendReport,
     RuleInfo,
 )
@@ -378,6 +381,21 @@ def sample_env(**changes: Any) -> EnvInfo:
     return _with(whole, changes)
 
 
+def sample_providers() -> tuple[ProviderInfo, ...]:
+    return (
+        ProviderInfo(
+            provider="path",
+            state="failed",
+            version="b9000 abcdef0",
+            backends=("cpu", "cuda"),
+            path="/opt/llama/llama-server",
+            tools=("llama-server",),
+            why="it was built for another processor",
+        ),
+        ProviderInfo(provider="wheel", state="works", version="2026.10", backends=("cpu",)),
+    )
+
+
 def sample_checks() -> tuple[Check, ...]:
     return (
         Check(name="python", ok=True, message="3.11"),
@@ -408,3 +426,11 @@ def sample_models() -> tuple[ModelInfo, ...]:
 
 def sample_probe() -> ProbeReport:
     return ProbeReport(machine=sample_machine())
+
+
+def sample_cache(*, freed: bool = False) -> CacheReport:
+    """A cache with something in it, before or after a collection."""
+    parts = (CachePart(what="quantized models", items=2, bytes=3 << 30),)
+    if not freed:
+        return CacheReport(path="/cache", parts=parts, freed_bytes=None)
+    return CacheReport(path="/cache", parts=parts, freed_bytes=1 << 20, removed=("quantize-0.abcd",))

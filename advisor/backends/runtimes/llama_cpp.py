@@ -53,7 +53,13 @@ _FAILURES: Final = (
         "Make or fetch it again: advisor quantize MODEL",
     ),
     known(
-        r"unable to allocate (CUDA|ROCm|Vulkan|Metal|SYCL)\d* buffer|ErrorOutOfDeviceMemory|"
+        r"failed to allocate (CUDA|ROCm|Vulkan|SYCL)_Host buffer",
+        "out-of-memory",
+        "There was not enough host memory for what the device shares with the host: {0}",
+        "advisor recommend MODEL --goal smallest-memory",
+    ),
+    known(
+        r"(unable|failed) to allocate (CUDA|ROCm|Vulkan|Metal|MTL|SYCL)\d* buffer|ErrorOutOfDeviceMemory|"
         r"exceeds device buffer size limit|Device memory allocation of size|cudaMalloc failed: out of memory",
         "device-out-of-memory",
         "The device has too little memory: {0}",

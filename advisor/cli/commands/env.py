@@ -5,37 +5,59 @@ from __future__ import annotations
 import click
 
 from ..command import LazyGroup, command
+from ..options import option
 from ..run import Run
 
 
 @command("list")
 def list_(run: Run) -> None:
-    """List the environments."""
+    """List the environments, and the providers of llama.cpp."""
     from advisor import api
     from advisor.facts.schemas import EnvsData
 
     from ..views import environments as view
 
     found = api.env_list(settings=run.settings)
+    providers = api.env_providers(settings=run.settings)
     run.sink.result(
         run.command,
-        EnvsData(environments=found),
-        human=lambda page: view.environments(page, found, verbose=run.verbose),
+        EnvsData(environments=found, providers=providers),
+        human=lambda page: view.listing(page, found, providers, verbose=run.verbose),
         quiet=tuple(env.name for env in found),
     )
 
 
 @command("build")
 @click.argument("name")
-def build(run: Run, name: str) -> None:
-    """Build the environment of the backend NAME."""
+@option(
+    "--provider",
+    type=click.Choice(("path", "build", "wheel"), case_sensitive=False),
+    help="For llama.cpp: the prebuilt wheel (default), build: compile it here, path: try the one on PATH.",
+)
+@option(
+    "--backend",
+    type=click.Choice(("cpu", "cuda", "rocm", "metal", "vulkan"), case_sensitive=False),
+    help="What to compile for; the machine's devices decide otherwise.",
+)
+def build(run: Run, name: str, provider: str | None, backend: str | None) -> None:
+    """Build the environment of the backend NAME.
+
+    llama.cpp has three providers. A build that was stopped goes on where it was.
+    """
     from advisor import api
     from advisor.facts.schemas import EnvData
 
     from ..views import environments as view
 
     with run.working() as work:
-        made = api.env_build(name, settings=run.settings, reporter=work.reporter, cancel=work.cancel)
+        made = api.env_build(
+            name,
+            provider=provider,
+            backend=backend,
+            settings=run.settings,
+            reporter=work.reporter,
+            cancel=work.cancel,
+        )
     run.sink.result(
         run.command,
         EnvData(environment=made),

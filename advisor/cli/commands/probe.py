@@ -15,7 +15,7 @@ from ..run import Run
     "advisor probe --measure",
     "advisor probe --record ./this-machine   # then: advisor recommend 8B --machine ./this-machine",
 )
-@option("--measure", is_flag=True, help="Measure the read bandwidth of host memory (about two seconds).")
+@option("--measure", is_flag=True, help="Measure memory, the disk of the store, and devices that can be used.")
 @option("--record", type=NEW_PATH, metavar="DIR", help="Write what was read to a new folder that can be replayed.")
 @option("--machine", type=EXISTING, help="Show a recorded machine instead of this one.")
 def probe(run: Run, measure: bool, record: Path | None, machine: Path | None) -> None:

@@ -8,7 +8,7 @@ import click
 
 from ..command import command
 from ..options import option, planning_options
-from ..params import EXISTING
+from ..params import TEXT
 from ..recovery import recovering
 from ..run import Run
 
@@ -30,8 +30,17 @@ from ..run import Run
     type=click.Choice(("ask", "auto", "never"), case_sensitive=False),
     help="When a plan fails and there is another one: ask, take it, or stop.",
 )
+@option(
+    "--provider",
+    type=click.Choice(("path", "build", "wheel"), case_sensitive=False),
+    help="The llama.cpp that serves: found on PATH, compiled here, or the prebuilt wheel; the best one otherwise.",
+)
 @option("--dry-run", is_flag=True, help="Show the plan and its commands; change nothing.")
-@option("--text", type=EXISTING, help="Prove the quantized model on this text.")
+@option(
+    "--text",
+    type=TEXT,
+    help="Verify the quantized model on this text: a file, wikitext-2, hf:datasets/OWNER/NAME/FILE.",
+)
 @planning_options
 def up(run: Run, model: str | None, recover: str | None, **options: Any) -> None:
     """Carry out the best plan for MODEL, or the kept plan PLAN_ID, and serve the model.

@@ -8,7 +8,7 @@ import click
 
 from ..command import command
 from ..options import option
-from ..params import COUNT, EXISTING
+from ..params import COUNT, EXISTING, TEXT
 from ..run import Run
 
 
@@ -23,7 +23,7 @@ from ..run import Run
     metavar="MODEL",
     help="The model it was made of, to compare with; without it only the file is judged.",
 )
-@option("--text", type=EXISTING, help="Measure on this text instead of the bundled one.")
+@option("--text", type=TEXT, help="Measure on this text: a file, wikitext-2, or hf:datasets/OWNER/NAME/FILE.txt.")
 @option("--task", type=EXISTING, help="Ask these questions too: JSON lines of prompt and expect.")
 @option("--chunks", type=COUNT, help="Measure on so many pieces of the text.")
 def verify(run: Run, artifact: str, **options: Any) -> int:

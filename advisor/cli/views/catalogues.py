@@ -41,13 +41,19 @@ def profile(page: Page, found: HardwareInfo) -> None:
     page.fields(
         [
             ("vendor", found.vendor),
+            ("architecture", found.arch or shown.UNKNOWN),
+            ("cores", shown.plain(found.cores)),
             ("memory", Cell(shown.size(found.memory_bytes), "", "table")),
             ("bandwidth", Cell(shown.bandwidth(found.bandwidth_bytes_per_s), "", "table")),
             ("compute capability", shown.plain(found.compute_capability)),
             ("formats", ", ".join(f"{name} {how}" for name, how in found.formats.items()) or shown.UNKNOWN),
             ("also called", ", ".join(found.aliases) or "nothing else"),
+            ("PCI ids", ", ".join(found.pci_ids) or "none: not a device on the bus"),
         ]
     )
+    if found.notes:
+        page.title("Notes")
+        page.bullets(found.notes)
     if found.sources:
         page.title("Sources")
         page.bullets(found.sources, FAINT)

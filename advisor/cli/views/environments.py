@@ -9,7 +9,7 @@ from advisor.facts import shown
 from ..page import BAD, GOOD, STRONG, Cell, Column
 
 if TYPE_CHECKING:
-    from advisor.facts.reports import EnvInfo
+    from advisor.facts.reports import EnvInfo, ProviderInfo
 
     from ..page import Page
 
@@ -36,6 +36,32 @@ def environments(page: Page, found: tuple[EnvInfo, ...], *, verbose: bool = Fals
         for env in found:
             page.title(env.name)
             page.fields(sorted(env.packages.items()))
+
+
+def listing(
+    page: Page, found: tuple[EnvInfo, ...], providers: tuple[ProviderInfo, ...], *, verbose: bool = False
+) -> None:
+    """The environments, then the providers of llama.cpp."""
+    environments(page, found, verbose=verbose)
+    if not providers:
+        return
+    page.blank()
+    page.table(
+        [Column("llama.cpp"), Column("state"), Column("version"), Column("for"), Column("path")],
+        [
+            [
+                Cell(p.provider, STRONG),
+                Cell(p.state, GOOD if p.state == "works" else BAD if p.state in ("failed", "refused") else ""),
+                p.version or shown.UNKNOWN,
+                " ".join(p.backends),
+                p.path or "",
+            ]
+            for p in providers
+        ],
+    )
+    for p in providers:
+        if p.why is not None:
+            page.text(f"{p.provider}: {p.why}")
 
 
 def removed(page: Page, env: EnvInfo) -> None:

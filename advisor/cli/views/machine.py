@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from advisor.facts import shown
 
-from ..page import BAD, FAINT, Cell, Column, quantity_cell
+from ..page import Cell, quantity_cell
+from .machine_devices import devices
 
 if TYPE_CHECKING:
-    from advisor.facts.machine import Device, Host, Machine
+    from advisor.facts.machine import Host, Machine
 
     from ..page import Page
 
@@ -25,16 +26,6 @@ _ISA_OF_INTEREST = (
     "i8mm",
     "sve",
 )
-_COLUMNS = (
-    Column("id"),
-    Column("name"),
-    Column("memory", True),
-    Column("usable", True),
-    Column("free", True),
-    Column("bandwidth", True),
-    Column("formats"),
-    Column("state"),
-)
 
 
 def machine(page: Page, found: Machine, *, verbose: bool = False) -> None:
@@ -43,12 +34,13 @@ def machine(page: Page, found: Machine, *, verbose: bool = False) -> None:
     page.fields(_host(found.host, verbose=verbose))
     page.title("Devices")
     if found.devices:
-        page.table(
-            _COLUMNS,
-            [_device(device) for device in found.devices],
-        )
+        devices(page, found.devices, verbose=verbose)
     else:
         page.text("No accelerator; models run on the CPU.")
+    if found.vulkan is not None:
+        seen = found.vulkan.devices
+        named = "devices not known" if seen is None else ", ".join(f"{d.name} ({d.kind})" for d in seen) or "no device"
+        page.fields((("vulkan", Cell(", ".join(found.vulkan.drivers), "", named)),))
     if found.runtimes:
         page.title("Runtimes")
         page.fields((r.runtime, Cell(r.version or shown.UNKNOWN, "", r.provider)) for r in found.runtimes)
@@ -62,8 +54,9 @@ def _host(host: Host, *, verbose: bool) -> list[tuple[str, str | Cell]]:
     isa = cpu.isa if verbose else tuple(flag for flag in cpu.isa if flag in _ISA_OF_INTEREST)
     physical = f"{cpu.cores_physical} physical, " if cpu.cores_physical is not None else ""
     limit = f"limited to {shown.size(memory.limit_bytes)}" if memory.limit_bytes is not None else ""
-    return [
-        ("system", f"{host.os} {host.arch}"),
+    around = ", ".join(word for word in (host.container, host.virtualization) if word)
+    rows: list[tuple[str, str | Cell]] = [
+        ("system", Cell(f"{host.os} {host.arch}", "", around)),
         ("cpu", cpu.name),
         ("cores", f"{shown.plain(cpu.cores_granted)} granted ({physical}{cpu.cores_logical} logical)"),
         ("instructions", " ".join(isa) or shown.UNKNOWN),
@@ -71,22 +64,17 @@ def _host(host: Host, *, verbose: bool) -> list[tuple[str, str | Cell]]:
         ("available", shown.size(memory.available_bytes)),
         ("bandwidth", quantity_cell(host.bandwidth)),
     ]
-
-
-def _device(device: Device) -> list[str | Cell]:
-    memory = device.memory
-    native = [name for name, how in device.formats.items() if how == "native"]
-    state = Cell(device.unusable, BAD) if device.unusable else Cell("usable")
-    return [
-        device.id,
-        Cell(device.name, "", device.profile or ""),
-        shown.size(memory.total_bytes),
-        shown.size(memory.usable_bytes),
-        shown.size(memory.free_bytes),
-        quantity_cell(device.bandwidth),
-        Cell(" ".join(native), FAINT),
-        state,
-    ]
+    if len(host.numa) > 1:
+        nodes = (f"{n.id}: {shown.size(n.memory_bytes)}{'' if n.allowed else ' not allowed'}" for n in host.numa)
+        rows.append(("memory nodes", Cell(str(len(host.numa)), "", ", ".join(nodes))))
+    if host.swap is not None and (host.swap.total_bytes or verbose):
+        rows.append(("swap", Cell(shown.size(host.swap.total_bytes), "", f"{shown.size(host.swap.free_bytes)} free")))
+    if host.store is not None:
+        store = host.store
+        kind = f"{store.kind}{f' {store.filesystem}' if store.filesystem else ''}"
+        read = f", reads {shown.quantity(store.read)}" if store.read is not None else ""
+        rows.append(("disk", Cell(f"{shown.size(store.free_bytes)} free", "", kind + read)))
+    return rows
 
 
 def bare(found: Machine) -> tuple[str, ...]:

@@ -125,6 +125,8 @@ def _row(plan: Plan, cards: int) -> list[str | Cell]:
 
 def _made(plan: Plan) -> str:
     name = "gguf" if plan.method == "gguf" else plan.format
+    if plan.artifact is not None:
+        return f"{name}, ready-made"
     return f"{name}, imatrix" if plan.imatrix else name
 
 

@@ -95,6 +95,11 @@ def why(page: Page, plans: Sequence[Plan], *, verbose: bool = False) -> None:
     most = None if verbose else _MOST
     section(page, "Why", gathered(plans, _speaking(against=False, full=verbose)), most=most)
     section(page, "What speaks against", gathered(plans, _speaking(against=True, full=verbose)), most=most)
+    section(
+        page,
+        "Ready-made",
+        gathered(plans, lambda plan: [f"fetched, not made: {plan.artifact}"] if plan.artifact else []),
+    )
     section(page, "Needed first", gathered(plans, lambda plan: plan.needs))
     section(page, "Warnings", gathered(plans, _warned), FAIR)
     if verbose:

@@ -22,10 +22,11 @@ def bundle(name: str) -> Path:
 
 
 def test_a_model_is_planned_for_offline_with_an_empty_cache() -> None:
-    report = api.recommend(EIGHT_B, machine=bundle("firecracker-cgroup-v1"))
+    report = api.recommend(EIGHT_B, machine=bundle("firecracker-cgroup-v1"), settings=settings.load({"offline": True}))
     assert report.plans[0].format == "q4_k_m"
     assert report.plans[0].status == "needs", "facts are enough to plan with, not to run"
     assert "weights" in report.plans[0].needs[-1]
+    assert "offline" in report.plans[0].needs[-1]
     assert not report.plans[0].executable_here
     assert report.rejected
     assert all(r.because for r in report.rejected)
@@ -64,7 +65,7 @@ def test_a_keyword_that_there_is_not_is_an_error() -> None:
 
 
 def test_a_recorded_machine_and_a_named_one_contradict() -> None:
-    with pytest.raises(AdvisorError, match="--machine and --hardware") as caught:
+    with pytest.raises(AdvisorError, match="name two machines") as caught:
         api.recommend(EIGHT_B, machine=bundle("firecracker-cgroup-v1"), hardware=("rtx-4090",))
     assert caught.value.exit_code == 2
 
@@ -104,13 +105,23 @@ def test_a_damaged_kept_plan_is_said_to_be_damaged(raw: bytes) -> None:
 
 
 def test_a_plan_without_weights_is_shown_but_not_carried_out() -> None:
-    plan = api.recommend(EIGHT_B).plans[0]
+    plan = api.recommend("8B").plans[0]
     assert api.up(plan.id, dry_run=True).plan.id == plan.id
     for what in (plan.id, plan):
         with pytest.raises(AdvisorError) as caught:
             api.up(what)
         assert caught.value.code == "not-available"
         assert "weights" in caught.value.message
+
+
+def test_a_plan_made_offline_needs_the_network_only_while_offline() -> None:
+    offline = settings.load({"offline": True})
+    plan = api.recommend(EIGHT_B, settings=offline).plans[0]
+    assert plan.status == "needs"
+    assert keeping.find(offline, plan.id).plan.status == "ready"
+    with pytest.raises(AdvisorError) as caught:
+        api.up(plan.id, settings=offline)
+    assert caught.value.code == "offline"
 
 
 def test_a_plan_that_is_not_kept() -> None:
@@ -141,11 +152,19 @@ def test_up_works_on_this_machine_only(options: dict[str, object]) -> None:
     assert caught.value.code == "contradictory-options"
 
 
-def test_up_of_a_model_without_weights_says_what_to_do() -> None:
+def test_facts_are_enough_to_be_ready_where_the_weights_can_be_fetched() -> None:
+    plan = api.recommend(EIGHT_B).plans[0]
+    assert (plan.status, plan.needs) == ("ready", ())
+
+
+def test_up_of_a_model_without_weights_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(AdvisorError) as caught:
-        api.up(EIGHT_B)
-    assert caught.value.code == "model-needs-download"
+        api.up(EIGHT_B, settings=settings.load({"offline": True}))
+    assert caught.value.code == "offline"
     assert caught.value.hint
+    with pytest.raises(AdvisorError) as caught:
+        api.up("8B")
+    assert caught.value.code == "model-needs-download"
 
 
 def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:

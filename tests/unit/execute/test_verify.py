@@ -124,7 +124,8 @@ def test_nan_fails(monkeypatch: pytest.MonkeyPatch, artifact: Path, original: Pa
 def test_without_an_original_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch, artifact: Path) -> None:
     v = run(monkeypatch, Runner(), artifact, None)
     assert (v.perplexity, v.perplexity_reference, v.kld) == (10.1, None, None)
-    assert v.gate.verdict == "warn"
+    assert v.gate.verdict == "pass"
+    assert set(v.gate.bands) == {"perplexity"}, "no more is claimed than that it knows something"
     assert not any(p.same for p in v.prompts)
 
 

@@ -94,7 +94,7 @@ def test_sizes() -> None:
 def test_hub_ids_that_are_not_bundled(tmp_path: Path) -> None:
     error = refused("someone/Some-Model-8B", "model-needs-download")
     assert error.exit_code == 4
-    assert "does not fetch from the hub" in error.message
+    assert "the hub may not be asked" in error.message
     assert error.hint == "advisor models list"
     assert '"qwen/qwen3-8b"' in refused("Qwen/Qwen3-8b-X", "model-needs-download").message
     here = tmp_path / "here"

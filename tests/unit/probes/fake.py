@@ -22,8 +22,8 @@ class FakeSource:
         present: tuple[str, ...] = (),
         affinity: tuple[int, ...] | None = tuple(range(4)),
         platform: Platform | None = None,
-        nvml: dict[str, Any] | None = None,
-        cpuinfo: dict[str, Any] | None = None,
+        links: dict[str, str] | None = None,
+        replies: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         self.files = {"/proc/cpuinfo": "", "/proc/meminfo": "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n"}
         self.files |= files or {}
@@ -31,8 +31,8 @@ class FakeSource:
         self.there = present
         self.cpus = affinity
         self.words = platform or Platform(system="Linux", machine="x86_64", cpu_count=4, memory_bytes=8 * GIB)
-        self.driver = nvml
-        self.info = cpuinfo
+        self.links = links or {}
+        self.replies = replies or {}
         self.asked = 0
 
     def text(self, path: str, /) -> str | None:
@@ -50,10 +50,9 @@ class FakeSource:
     def platform(self) -> Platform:
         return self.words
 
-    def nvml(self, deadline_s: float, /) -> dict[str, Any]:
-        self.asked += 1
-        return self.driver if self.driver is not None else {"error": {"code": "no-answer", "message": "none"}}
+    def link(self, path: str, /) -> str | None:
+        return self.links.get(path)
 
-    def cpuinfo(self, deadline_s: float, /) -> dict[str, Any] | None:
+    def ask(self, question: str, deadline_s: float, /) -> dict[str, Any]:
         self.asked += 1
-        return self.info
+        return self.replies.get(question) or {"error": {"code": "no-answer", "message": "none"}}

@@ -10,10 +10,10 @@ import pytest
 from advisor.facts.base import loads
 from advisor.facts.machine import Machine
 from advisor.facts.plan import Warning_
+from advisor.probes.bundle import BundleSource
 from advisor.probes.detect import detect
 from advisor.probes.record import load_machine
 from advisor.probes.sanity import Notes, sane_machine
-from advisor.probes.source import BundleSource
 from tests.unit.probes.fake import GIB, MACHINES
 
 BUNDLES = sorted(p.name for p in MACHINES.iterdir() if p.is_dir())
@@ -109,7 +109,7 @@ def test_the_rtx_4090() -> None:
 
 
 def test_cuda_visible_devices_hides_it() -> None:
-    machine, warnings = detect(BundleSource(MACHINES / "rtx-4090-desktop"), visible="")
+    machine, warnings = detect(BundleSource(MACHINES / "rtx-4090-desktop"), environment={"CUDA_VISIBLE_DEVICES": ""})
     assert machine.devices[0].unusable == "hidden by CUDA_VISIBLE_DEVICES"
     assert warnings == (
         Warning_(

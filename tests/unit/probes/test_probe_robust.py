@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from advisor.probes.bundle import BundleSource
 from advisor.probes.detect import detect
-from advisor.probes.source import BundleSource
 from tests.unit.probes.fake import MACHINES, FakeSource
 
 BUNDLES = ("cgroup-v1-limit-and-quota", "cgroup-v2-limit", "rtx-4090-desktop")
@@ -31,7 +31,7 @@ def with_files(name: str, files: dict[str, str]) -> FakeSource:
         present=bundle.present,
         affinity=bundle.affinity,
         platform=bundle.platform,
-        nvml=bundle.nvml,
+        replies=bundle.replies,
     )
 
 

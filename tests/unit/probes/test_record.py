@@ -41,12 +41,19 @@ def named_source() -> FakeSource:
             "/sys/bus/pci/devices/0000:01:00.0/class": "0x030000\n",
         },
         names={"/sys/bus/pci/devices": ("0000:01:00.0",)},
-        nvml={
-            "driver": "550.1",
-            "devices": [
-                {"index": 0, "name": "NVIDIA L4", "uuid": f"GPU-{UUID}", "memory": {"total": 24 * GIB, "free": GIB}},
-                {"index": 1, "error": "GPU_IS_LOST"},
-            ],
+        replies={
+            "nvml": {
+                "driver": "550.1",
+                "devices": [
+                    {
+                        "index": 0,
+                        "name": "NVIDIA L4",
+                        "uuid": f"GPU-{UUID}",
+                        "memory": {"total": 24 * GIB, "free": GIB},
+                    },
+                    {"index": 1, "error": "GPU_IS_LOST"},
+                ],
+            }
         },
     )
 
@@ -64,7 +71,11 @@ def named_source() -> FakeSource:
     ],
 )
 def test_a_recording_replays_to_the_same_machine(tmp_path: Path, visible: str | None, usable: bool) -> None:
-    probed = record(tmp_path / "new" / "bundle", source=named_source(), visible=visible)
+    probed = record(
+        tmp_path / "new" / "bundle",
+        source=named_source(),
+        environment={} if visible is None else {"CUDA_VISIBLE_DEVICES": visible},
+    )
     machine = probed.machine
     assert machine.host.memory.limit_bytes == 2 * GIB
     assert machine.host.cpu.cores_granted == 1.5
@@ -73,7 +84,7 @@ def test_a_recording_replays_to_the_same_machine(tmp_path: Path, visible: str | 
 
 
 def test_no_name_is_left_in_a_recording(tmp_path: Path) -> None:
-    probed = record(tmp_path / "b", source=named_source(), visible=f"GPU-{UUID[:8]}")
+    probed = record(tmp_path / "b", source=named_source(), environment={"CUDA_VISIBLE_DEVICES": f"GPU-{UUID[:8]}"})
     (tmp_path / "b" / "machine.json").write_bytes(probed.machine.dumps())
     for path in (tmp_path / "b").rglob("*"):
         told = str(path.relative_to(tmp_path)) + (path.read_text() if path.is_file() else "")
@@ -82,10 +93,11 @@ def test_no_name_is_left_in_a_recording(tmp_path: Path) -> None:
 
 
 def test_replay_of_every_bundle_through_the_recorder_changes_nothing(tmp_path: Path) -> None:
-    from advisor.probes.source import BundleSource
+    from advisor.probes.bundle import BundleSource
 
     for path in sorted(p for p in MACHINES.iterdir() if p.is_dir()):
-        again = record(tmp_path / path.name, source=BundleSource(path))
+        source = BundleSource(path)
+        again = record(tmp_path / path.name, source=source, environment=source.bundle.environment)
         assert again == load_machine(path) == load_machine(tmp_path / path.name)
 
 

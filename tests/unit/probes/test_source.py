@@ -7,19 +7,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from advisor.errors import AdvisorError
+from advisor.probes.bundle import BundleSource
 from advisor.probes.detect import detect
-from advisor.probes.source import MAX_TEXT_BYTES, BundleSource, LiveSource
+from advisor.probes.source import MAX_TEXT_BYTES, LiveSource
 from tests.unit.probes.fake import MACHINES, FakeSource
 
 
 def helper(folder: Path, body: str) -> LiveSource:
     path = folder / "ask.py"
     path.write_text(body)
-    return LiveSource(ask=path)
+    return LiveSource(helper=path)
 
 
 def test_a_driver_that_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
@@ -27,7 +29,7 @@ def test_a_driver_that_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
     source = helper(
         tmp_path, f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
     )
-    reply = source.nvml(3.0)
+    reply = source.ask("nvml", 3.0)
     assert reply["error"]["code"] == "deadline"
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
@@ -37,8 +39,8 @@ def test_a_hanging_driver_leaves_the_machine_usable_without_the_device(tmp_path:
     hanging = helper(tmp_path, "import time\ntime.sleep(600)\n")
 
     class Hanging(FakeSource):
-        def nvml(self, deadline_s: float, /) -> dict[str, object]:
-            return hanging.nvml(deadline_s)
+        def ask(self, question: str, deadline_s: float, /) -> dict[str, Any]:
+            return hanging.ask(question, deadline_s)
 
     machine, warnings = detect(Hanging(present=("/dev/nvidiactl",)), deadline_s=0.2)
     assert machine.devices[0].unusable == "the NVIDIA driver does not answer within 0.2 s"
@@ -59,21 +61,21 @@ def test_a_hanging_driver_leaves_the_machine_usable_without_the_device(tmp_path:
     ],
 )
 def test_a_helper_without_an_answer(tmp_path: Path, body: str) -> None:
-    assert helper(tmp_path, body).nvml(20.0)["error"]["code"] == "no-answer"
+    assert helper(tmp_path, body).ask("nvml", 20.0)["error"]["code"] == "no-answer"
 
 
 def test_an_answer_is_passed_on(tmp_path: Path) -> None:
     source = helper(tmp_path, 'import sys\nprint(\'{"devices": [], "word": "%s"}\' % sys.argv[1])')
-    assert source.nvml(20.0) == {"devices": [], "word": "nvml"}
+    assert source.ask("nvml", 20.0) == {"devices": [], "word": "nvml"}
 
 
 def test_the_real_helper_ends_with_json_whether_there_is_a_driver_or_not() -> None:
-    reply = LiveSource().nvml(20.0)
+    reply = LiveSource().ask("nvml", 20.0)
     assert isinstance(reply.get("devices"), list) or isinstance(reply["error"]["code"], str)
 
 
 def test_py_cpuinfo_answers_through_the_helper() -> None:
-    reply = LiveSource().cpuinfo(60.0)
+    reply = LiveSource().ask("cpuinfo", 60.0)
     assert reply is not None
     assert reply["arch_string_raw"] == os.uname().machine
 
@@ -100,7 +102,7 @@ def test_probing_this_machine_loads_no_driver_binding_and_starts_nothing() -> No
         "class NoDevice(LiveSource):\n"
         "    def exists(self, path, /): return False if path.startswith('/dev/') else super().exists(path)\n"
         "    def names(self, path, /): return ()\n"
-        "    def _question(self, *args): raise AssertionError(args)\n"
+        "    def ask(self, *args): raise AssertionError(args)\n"
         "machine = detect(NoDevice()).machine\n"
         "assert machine.host.memory.total_bytes > 1 << 20, machine\n"
         "print(json.dumps(sorted(sys.modules)))\n"
@@ -142,7 +144,7 @@ def test_a_bundle_does_not_reach_outside_of_itself(tmp_path: Path) -> None:
     assert not source.exists("/dev/null")
     assert source.names("/proc") is None
     assert source.affinity() is None
-    assert source.nvml(1.0)["error"]["code"] == "no-answer"
+    assert source.ask("nvml", 1.0)["error"]["code"] == "no-answer"
 
 
 @pytest.mark.parametrize(

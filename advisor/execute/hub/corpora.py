@@ -1,0 +1,129 @@
+"""Texts to measure on from datasets of the hub: one file of a repository, or WikiText-2 by its name.
+
+The dataset itself is published as Parquet, which takes a reader of its own; its raw test split as plain text comes from
+the archive that llama.cpp's own measurements use (scripts/get-wikitext-2.sh), so that perplexities can be compared.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from advisor.errors import AdvisorError
+from advisor.execute.hub.access import Patience
+from advisor.execute.hub.client import EntryMissing, Hub
+from advisor.execute.hub.digest import Digest
+from advisor.execute.hub.record import RemoteFile, from_etag, from_information
+from advisor.execute.store import Store
+from advisor.facts.text import clean
+from advisor.model.paths import check_name
+
+WIKITEXT: Final = "wikitext-2"
+SCHEME: Final = "hf:datasets/"
+# A whole text may take longer than a short document.
+PATIENCE: Final = Patience(document_s=900.0)
+_MAX_BYTES: Final = 64 << 20
+_PART: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_NAMED: Final = re.compile(rf"({_PART}/{_PART})(?:@([A-Za-z0-9][A-Za-z0-9._-]{{0,199}}))?/(.+)")
+_TEXTS: Final = (".txt", ".raw", ".md")
+
+
+class Corpus(NamedTuple):
+    """A file of a dataset; ``member``: the text inside it, where it is a ZIP archive."""
+
+    repo: str
+    revision: str | None
+    path: str
+    member: str | None = None
+
+
+def parse(words: str) -> Corpus | None:
+    """What ``wikitext-2`` or ``hf:datasets/OWNER/NAME[@REVISION]/FILE.txt`` names; ``None`` for anything else.
+
+    Raises:
+        AdvisorError: ``bad-option`` for a dataset's file that is no text, ``untrusted-model-path``.
+    """
+    if words == WIKITEXT:
+        return Corpus("ggml-org/ci", None, "wikitext-2-raw-v1.zip", "wikitext-2-raw/wiki.test.raw")
+    if not words.startswith(SCHEME):
+        return None
+    found = _NAMED.fullmatch(words.removeprefix(SCHEME))
+    if found is None or not found[3].lower().endswith(_TEXTS):
+        raise AdvisorError(
+            "bad-option",
+            f"{clean(words, 160)} names no text of a dataset: {SCHEME}OWNER/NAME/FILE, ending with "
+            f"{', '.join(_TEXTS)}. Parquet files cannot be read here.",
+        )
+    check_name(found[3])
+    return Corpus(found[1], found[2], found[3])
+
+
+def find(store: Store, words: str) -> Path | None:
+    """The text that was fetched for ``words`` before."""
+    folder = store.find(store.key("text", {"source": words}))
+    return folder / "text.txt" if folder is not None else None
+
+
+def fetch(hub: Hub, store: Store, words: str, corpus: Corpus) -> tuple[Path, bool]:
+    """Bring the text into the store; its file, and whether it was there. A branch is taken where it is the first time.
+
+    Raises:
+        AdvisorError: ``model-not-found`` (no such dataset), ``file-not-found`` (no such file in it), ``gated``,
+            ``unauthorized``, ``network``, ``integrity``, ``disk-full``, ``interrupted``.
+    """
+    key = store.key("text", {"source": words})
+
+    def build(tmp: Path) -> dict[str, Any]:
+        record = from_information(
+            hub.information(corpus.repo, corpus.revision, kind="datasets"), corpus.repo, hub.access.endpoint
+        )
+        raw, checked = _bytes(hub, record.repo, record.commit, record.file(corpus.path), corpus.path)
+        (tmp / "text.txt").write_bytes(raw if corpus.member is None else _member(raw, corpus))
+        return {"kind": "text", "source": words, "repo": record.repo, "revision": record.commit, "checked": checked}
+
+    folder, reused = store.make(key, build, cancel=hub.cancel)
+    return folder / "text.txt", reused
+
+
+def _bytes(hub: Hub, repo: str, commit: str, file: RemoteFile | None, path: str) -> tuple[bytes, bool]:
+    missing = AdvisorError("file-not-found", f"The dataset {repo} has no file {clean(path, 160)}.")
+    if file is None:
+        raise missing
+    if file.bytes is not None and file.bytes > _MAX_BYTES:
+        raise AdvisorError(
+            "bad-option", f"{clean(path, 160)} of {repo} has {file.bytes:,} bytes; a text may have {_MAX_BYTES:,}."
+        )
+
+    def once() -> bytes:
+        return hub.open(repo, commit, path, kind="datasets/").exchange.whole(_MAX_BYTES)
+
+    try:
+        if file.sha256 is None and file.git_sha1 is None:
+            about = hub.about(repo, commit, path, kind="datasets/")
+            file = from_etag(file, about.size, about.etag)
+        for last in (False, True):
+            raw = hub.trying(once, path)
+            digest = Digest(file)
+            digest.update(raw)
+            if digest.right is not False:
+                return raw, digest.right is True
+            if last:
+                raise digest.wrong(repo)
+    except EntryMissing:
+        raise missing from None
+    raise AssertionError("unreachable")
+
+
+def _member(raw: bytes, corpus: Corpus) -> bytes:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            info = archive.getinfo(corpus.member or "")
+            if info.file_size > _MAX_BYTES:
+                raise AdvisorError("integrity", f"{corpus.member} in {corpus.path} has {info.file_size:,} bytes.")
+            return archive.read(info)
+    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError, OSError) as e:
+        raise AdvisorError("integrity", f"{corpus.path} of {corpus.repo} cannot be used: {clean(str(e))}.") from e

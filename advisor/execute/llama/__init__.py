@@ -1,0 +1,1 @@
+"""llama.cpp's own programs: finding, asking, proving, compiling and using them."""
