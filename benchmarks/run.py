@@ -263,8 +263,7 @@ def formats(say: Callable[[str], None]) -> None:
         say("| format | predicted | low | high | measured | predicted/measured | KL divergence | gate |")
         say("|---|---|---|---|---|---|---|---|")
         for fmt in FORMATS:
-            method = ["--method", "none"] if fmt == "f16" else []
-            _, _, data = _advisor(env, "up", MODEL, "--name", f"bench-{fmt}", "--format", fmt, *method)
+            _, _, data = _advisor(env, "up", MODEL, "--name", f"bench-{fmt}", "--format", fmt, "--method", "gguf")
             _advisor(env, "down", f"bench-{fmt}")
             p, m = data["receipt"]["predicted"]["memory"], data["receipt"]["measured"]["memory"]
             v = data.get("verification") or {}
@@ -322,9 +321,9 @@ def main(argv: list[str]) -> int:
     )
     for part in chosen:
         part(say)
-    if write is not None:
-        write.parent.mkdir(parents=True, exist_ok=True)
-        write.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if write is not None:  # after each part, so that a later one that fails costs nothing
+            write.parent.mkdir(parents=True, exist_ok=True)
+            write.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return 0
 
 
