@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SERVING_ENV = "llama.cpp"
 MAKING_ENV = "convert"
 # Chunks of 512 tokens for an importance matrix where the user names no number of samples. The published matrices
-# take 100 to 200; on a CPU most of the gain is there long before (docs/measured).
+# take 100 to 200; so few help already (tests/integration/test_llama_chain.py), and on a CPU each takes seconds.
 IMATRIX_CHUNKS = 16
 
 
@@ -71,7 +71,7 @@ def refuse_offline(settings: Settings, plan: Plan) -> None:
 
     if not settings.offline:
         return
-    needed = (SERVING_ENV,) if plan.source == "as-is" else (SERVING_ENV, MAKING_ENV)
+    needed = (SERVING_ENV,) if plan.source in ("as-is", "prequantized") else (SERVING_ENV, MAKING_ENV)
     missing = [name for name in needed if envs.find(name, settings=settings) is None]
     if missing:
         raise AdvisorError(

@@ -149,7 +149,7 @@ def _refuse_without_weights(model: ModelFacts, plans: tuple[Plan, ...], ref: str
         raise AdvisorError(
             "offline",
             f"The weights of {model.name} are not here, and advisor is offline.",
-            hint=f"advisor recommend {ref}",
+            hint=f"advisor recommend {shell_word(ref)}",
             data={"plan": plans[0].id, "missing": model.ref},
         )
     if model.kind != "hub":
@@ -157,7 +157,7 @@ def _refuse_without_weights(model: ModelFacts, plans: tuple[Plan, ...], ref: str
             "model-needs-download",
             f"{model.name} can be planned from its facts, but its weights are not here. Name a folder or a file that "
             "has them, or a model of the hub.",
-            hint=f"advisor recommend {ref}",
+            hint=f"advisor recommend {shell_word(ref)}",
             data={"plan": plans[0].id},
         )
 
