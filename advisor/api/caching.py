@@ -87,7 +87,9 @@ def _parts(settings: Settings) -> list[_Part]:
     found.append(_Part("left by killed runs, or damaged", tuple(store.leftovers())))
     envs = settings.paths.envs
     if envs.is_dir():
-        found.append(_Part("environments", tuple(sorted(p for p in envs.iterdir() if p.is_dir()))))
+        found.append(
+            _Part("environments", tuple(sorted(p for p in envs.iterdir() if p.is_dir() and p.name != "locks")))
+        )
     return [p for p in found if p.paths]
 
 
