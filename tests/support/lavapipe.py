@@ -73,14 +73,14 @@ def _unpack(folder: Path) -> None:
                 "ADVISOR_NO_VULKAN=1 to leave these tests out."
             )
     if "Candidate: (none)" in _policy() or not _policy().strip():
-        subprocess.run(["apt-get", "update", "-qq"], capture_output=True, timeout=SECONDS)
-    wanted = _needed()
+        _update()
     part = folder.with_name(f"{folder.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     (part / "debs").mkdir(parents=True)
-    got = subprocess.run(
-        ["apt-get", "download", *wanted], cwd=part / "debs", capture_output=True, text=True, timeout=SECONDS
-    )
+    got = _download(part / "debs")
+    if got.returncode:  # the lists may name versions that are gone
+        _update()
+        got = _download(part / "debs")
     debs = sorted((part / "debs").glob("*.deb"))
     if got.returncode or not debs:
         pytest.fail(
@@ -100,6 +100,16 @@ def _unpack(folder: Path) -> None:
     (part / "icd.json").write_text(json.dumps(manifest), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def _update() -> None:
+    subprocess.run(["apt-get", "update", "-qq"], capture_output=True, timeout=SECONDS)
+
+
+def _download(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["apt-get", "download", *_needed()], cwd=folder, capture_output=True, text=True, timeout=SECONDS
+    )
 
 
 def _policy() -> str:
