@@ -19,8 +19,9 @@ from advisor.facts.quantity import Method, Quantity
 DEPTH: Final = 256  # tokens in the cache at which decode is stated: a short conversation
 _PAGED: Final = ("vllm", "sglang", "tgi")
 _ORDER: Final[tuple[Method, ...]] = ("guess", "table", "fit")
-# Runtimes whose every step starts many small kernels from Python: share of the engine's efficiency, fixed milliseconds.
+# Share of the nominal bandwidth that a copy within a device reaches; assumed, as no device was measured for it.
 _COPY: Final = 0.9
+# Runtimes whose every step starts many small kernels from Python: share of the engine's efficiency, fixed milliseconds.
 _EAGER: Final = {"transformers": (0.5, 25.0), "textgen": (0.5, 25.0), "exllama": (0.9, 3.0), "mlx": (1.0, 3.0)}
 
 
@@ -209,8 +210,7 @@ def _host(
 def nominal(rate: Quantity) -> float:
     """Bytes a second as a data sheet would have it, which is what the efficiencies were fitted to.
 
-    A copy within the memory of a device reaches some nine tenths of that: 1.4 of 1.555 TB/s on an A100 40 GB with
-    BabelStream.
+    A measured copy within the memory of a device reaches less than that; by how much is assumed.
     """
     return float(rate.value) / (_COPY if rate.method == "measured" else 1.0)
 

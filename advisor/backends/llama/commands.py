@@ -16,7 +16,6 @@ ENVIRONMENT: Final = {"GGML_NO_BACKTRACE": "1"}
 _PLAIN_KV: Final = ("f16", "bf16", "f32")
 _ALL_LAYERS: Final = 999
 # Words of a plan -> words of the program. Where there is no such option: what says it in older builds.
-_LOAD_WORDS: Final = {"read": "none"}
 _LOAD_FLAGS: Final[dict[str, tuple[str, ...]]] = {
     "auto": (),
     "mmap": (),
@@ -148,15 +147,14 @@ def _devices(line: _Line, s: Settings) -> None:
 
 
 def _loading(line: _Line, mode: str) -> None:
-    word = _LOAD_WORDS.get(mode, mode)
     words = line.binary.words("--load-mode")
     if "--load-mode" in line.binary.options:
-        if words and word not in words:
+        if words and mode not in words:
             line.missing.append(f"the load mode {mode} (--load-mode takes {', '.join(words)})")
         else:
-            line.maybe(("--load-mode",), word)
+            line.maybe(("--load-mode",), mode)
         return
-    for flag in _LOAD_FLAGS.get(word, ("--load-mode",)):
+    for flag in _LOAD_FLAGS.get(mode, ("--load-mode",)):
         line.need((flag,), what=f"the load mode {mode}")
 
 

@@ -22,7 +22,7 @@ from advisor.backends.llama.binary import (
 from advisor.backends.llama.providers import Offer, choose
 from advisor.errors import AdvisorError
 from advisor.facts.plan import Settings
-from advisor.facts.words import KV_TYPES
+from advisor.facts.words import KV_TYPES, LOAD_MODES
 from tests.unit.planner import planner_fakes as fakes
 
 HELP = Path(__file__).resolve().parents[2] / "fixtures" / "llama"
@@ -166,7 +166,6 @@ def test_a_quantized_cache_turns_flash_attention_on_as_the_build_takes_it(built:
     ("mode", "new", "old"),
     [
         ("mmap", ["--load-mode", "mmap"], []),
-        ("read", ["--load-mode", "none"], ["--no-mmap"]),
         ("none", ["--load-mode", "none"], ["--no-mmap"]),
         ("mlock", ["--load-mode", "mlock"], ["--no-mmap", "--mlock"]),
         ("mmap+mlock", ["--load-mode", "mmap+mlock"], ["--mlock"]),
@@ -219,7 +218,7 @@ def test_everything_that_a_build_lacks_is_named_at_once() -> None:
     kv=st.sampled_from(KV_TYPES),
     layers=st.integers(-1, 99),
     threads=st.none() | st.integers(1, 64),
-    mode=st.sampled_from([None, "auto", "mmap", "none", "mlock", "read"]),
+    mode=st.sampled_from([None, "auto", *LOAD_MODES]),
     name=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
 )
 def test_a_line_has_only_options_that_the_build_knows(
@@ -231,8 +230,9 @@ def test_a_line_has_only_options_that_the_build_knows(
     made = commands.serve(s, built, model_path="/m", model_name=name, host="h", port=1)
     rest = list(made.argv[1:])
     while rest:
-        option = built.options[rest.pop(0)]
-        if option.takes:
+        word = rest.pop(0)
+        assert word in built.options
+        if built.options[word].takes:
             rest.pop(0)
 
 

@@ -324,6 +324,7 @@ def test_a_server_that_ignores_ranges_starts_the_file_anew(bench: Bench) -> None
     cdn(bench.server, ignore_range=True)
     path, _ = bench.fetch()
     same(path, bench.tmp / "me-Tiny")
+    assert any(s.start for s in bench.server.seen if s.host == "cdn"), "the rest was asked for, and all was sent"
 
 
 def test_a_server_that_never_gets_further_is_given_up(bench: Bench) -> None:
