@@ -24,6 +24,7 @@ from typing import Any
 from advisor import settings
 from advisor.api import making, providing
 from advisor.api.context import resolve_model, this_machine
+from advisor.backends.base import ServeRequest
 from advisor.backends.llama import commands
 from advisor.backends.pins import pins
 from advisor.backends.registry import runtime
@@ -135,13 +136,15 @@ def providers(say: Callable[[str], None]) -> None:
         ports = free_port(), free_port()
         compiled = commands.serve(plan, binary, model_path=model, model_name="m", host="127.0.0.1", port=ports[0])
         ready_made = runtime("llama.cpp").serve(
-            plan,
-            model_path=model,
-            model_name="m",
-            host="127.0.0.1",
-            port=ports[1],
-            python=wheel.python,
-            runner=str(RUNNERS / "serve_llama.py"),
+            ServeRequest(
+                settings=plan,
+                model_path=model,
+                model_name="m",
+                host="127.0.0.1",
+                port=ports[1],
+                python=wheel.python,
+                runner=str(RUNNERS / "serve_llama.py"),
+            )
         )
         servers = [
             Server("build", compiled.argv, ports[0], Path(folder) / "build.log"),

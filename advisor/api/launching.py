@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from advisor.settings import Settings
 
 _READY_TIMEOUT_S: Final = 900.0
-_RUNNERS: Final = {"llama-cpp-python": "serve_llama_python.py"}
 
 
 class Endpoint(NamedTuple):
@@ -135,6 +134,7 @@ def _command(
     key_file: str | None,
     serving: Serving | None,
 ) -> Command:
+    from advisor.backends.base import ServeRequest
     from advisor.backends.llama import commands
     from advisor.execute.proc import RUNNERS
 
@@ -149,14 +149,19 @@ def _command(
             api_key_file=key_file,
         )
     return runtime.serve(
-        plan.settings,
-        model_path=str(made.artifact),
-        model_name=deployment_name(model),
-        host=host,
-        port=port,
-        python=(serving.env if serving is not None and serving.env is not None else env).python,
-        runner=str(RUNNERS / _RUNNERS.get(runtime.name, "serve_llama.py")),
-        api_key_file=key_file,
+        ServeRequest(
+            settings=plan.settings,
+            model_path=str(made.artifact),
+            model_name=deployment_name(model),
+            host=host,
+            port=port,
+            python=(serving.env if serving is not None and serving.env is not None else env).python,
+            runner=str(RUNNERS / runtime.runner) if runtime.runner is not None else "",
+            api_key_file=key_file,
+            method=plan.method,
+            format=plan.format,
+            kv_cache_bytes=int(plan.memory.kv_cache.value),
+        )
     )
 
 

@@ -66,6 +66,29 @@ class Command(Shape, frozen=True, kw_only=True):
     cwd: str | None = None
 
 
+class ServeRequest(Shape, frozen=True, kw_only=True):
+    """What a runtime is to serve, where, and with what.
+
+    ``model_path``: a file or a checkpoint folder; ``model_name``: what the API calls it. ``python``: the interpreter of
+    the runtime's environment; ``runner``: the script that starts it, where the runtime has one (``Runtime.runner``).
+    ``device``: the kind of device, ``cpu`` or a vendor. ``kv_cache_bytes``: what the plan grants the KV cache, for
+    runtimes that set it aside at start. ``api_key_file`` holds the key; its value is in no command line.
+    """
+
+    settings: Settings
+    model_path: str
+    model_name: str
+    host: str
+    port: int
+    python: str
+    runner: str = ""
+    api_key_file: str | None = None
+    method: str = "gguf"
+    format: str = ""
+    device: str = "cpu"
+    kv_cache_bytes: int | None = None
+
+
 @runtime_checkable
 class Quantizer(Protocol):
     """One way to make quantized weights."""
@@ -83,28 +106,18 @@ class Quantizer(Protocol):
 
 @runtime_checkable
 class Runtime(Protocol):
-    """One way to serve weights."""
+    """One way to serve weights. ``runner``: its script among ``execute/runners``, where it is started by one."""
 
     name: str
     health_path: str
+    runner: str | None
 
     def capabilities(self) -> RuntimeCapabilities:
         """What it loads, where, and what it needs."""
         ...
 
-    def serve(
-        self,
-        settings: Settings,
-        *,
-        model_path: str,
-        model_name: str,
-        host: str,
-        port: int,
-        python: str,
-        runner: str,
-        api_key_file: str | None = None,
-    ) -> Command:
-        """The command that serves ``model_path``; keys are named by file, never by value.
+    def serve(self, request: ServeRequest) -> Command:
+        """The command that serves what is asked for; keys are named by file, never by value.
 
         Raises:
             AdvisorError: ``not-available`` where this version cannot launch the runtime.

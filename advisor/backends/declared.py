@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.backends.base import Command, QuantizerCapabilities, RuntimeCapabilities
+from advisor.backends.base import Command, QuantizerCapabilities, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import Known, first
 from advisor.errors import AdvisorError
-from advisor.facts.plan import Settings
 from advisor.facts.results import Finding
 
 
@@ -35,24 +34,14 @@ class DeclaredRuntime:
     ) -> None:
         self.name = capabilities.name
         self.health_path = health_path
+        self.runner: str | None = None
         self._capabilities, self._failures = capabilities, tuple(failures)
 
     def capabilities(self) -> RuntimeCapabilities:
         """What it loads, where, and what it needs."""
         return self._capabilities
 
-    def serve(
-        self,
-        settings: Settings,
-        *,
-        model_path: str,
-        model_name: str,
-        host: str,
-        port: int,
-        python: str,
-        runner: str,
-        api_key_file: str | None = None,
-    ) -> Command:
+    def serve(self, request: ServeRequest) -> Command:
         """Refuse: this version cannot start it.
 
         Raises:

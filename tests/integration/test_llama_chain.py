@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from advisor import settings as settings_
+from advisor.backends.base import ServeRequest
 from advisor.backends.registry import runtime
 from advisor.errors import AdvisorError
 from advisor.execute import make
@@ -159,14 +160,16 @@ def start(
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = runtime("llama.cpp").serve(
-        plan,
-        model_path=str(model),
-        model_name="small",
-        host="127.0.0.1",
-        port=port,
-        python=bench.serving.python,
-        runner=str(RUNNERS / "serve_llama.py"),
-        api_key_file=str(key) if key else None,
+        ServeRequest(
+            settings=plan,
+            model_path=str(model),
+            model_name="small",
+            host="127.0.0.1",
+            port=port,
+            python=bench.serving.python,
+            runner=str(RUNNERS / "serve_llama.py"),
+            api_key_file=str(key) if key else None,
+        )
     )
     log = tmp / f"serve-{port}.log"
     with log.open("wb") as out:

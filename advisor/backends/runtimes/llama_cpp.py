@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from advisor.backends.base import Command, RuntimeCapabilities
+from advisor.backends.base import Command, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import first, known
-from advisor.facts.plan import Settings
 from advisor.facts.results import Finding
 from advisor.facts.words import GGUF_FORMATS
 
@@ -120,6 +119,7 @@ class LlamaCpp:
 
     name = "llama.cpp"
     health_path = "/health"
+    runner: str | None = RUNNER
 
     def capabilities(self) -> RuntimeCapabilities:
         """GGUF of every format; on the CPU with nothing to install first, on devices with a build for them."""
@@ -140,21 +140,12 @@ class LlamaCpp:
             env=ENV,
         )
 
-    def serve(
-        self,
-        settings: Settings,
-        *,
-        model_path: str,
-        model_name: str,
-        host: str,
-        port: int,
-        python: str,
-        runner: str,
-        api_key_file: str | None = None,
-    ) -> Command:
+    def serve(self, request: ServeRequest) -> Command:
         """The command of ``runner`` (serve_llama.py); every value of the plan is named, none left to a default."""
-        argv = [python, "-I", "-X", "utf8", runner, "--model", model_path, "--alias", model_name]
-        argv += ["--host", host, "--port", str(port)]
+        settings = request.settings
+        argv = [request.python, "-I", "-X", "utf8", request.runner]
+        argv += ["--model", request.model_path, "--alias", request.model_name]
+        argv += ["--host", request.host, "--port", str(request.port)]
         argv += ["--context", str(settings.context), "--parallel", str(settings.parallel)]
         argv += ["--batch", str(settings.batch), "--ubatch", str(settings.ubatch)]
         argv += ["--kv-type", settings.kv_type, "--gpu-layers", str(settings.gpu_layers)]
@@ -165,8 +156,8 @@ class LlamaCpp:
             argv += ["--tensor-split", ",".join(f"{s:g}" for s in settings.tensor_split)]
         if settings.cpu_moe_layers:
             argv += ["--cpu-moe-layers", str(settings.cpu_moe_layers)]
-        if api_key_file is not None:
-            argv += ["--api-key-file", api_key_file]
+        if request.api_key_file is not None:
+            argv += ["--api-key-file", request.api_key_file]
         argv.append("--metrics")
         return Command(argv=tuple(argv), env={"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"})
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from advisor.backends.base import Command, RuntimeCapabilities
+from advisor.backends.base import Command, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import first, known
 from advisor.backends.runtimes.llama_cpp import BACKEND as LLAMA
 from advisor.errors import AdvisorError
-from advisor.facts.plan import Settings
 from advisor.facts.results import Finding
 from advisor.facts.words import GGUF_FORMATS
 
@@ -43,6 +42,7 @@ class LlamaCppPython:
 
     name = ENV
     health_path = "/v1/models"
+    runner: str | None = RUNNER
 
     def capabilities(self) -> RuntimeCapabilities:
         """GGUF of every format, on the CPU; it needs a C and C++ compiler at set-up."""
@@ -55,35 +55,26 @@ class LlamaCppPython:
             env=ENV,
         )
 
-    def serve(
-        self,
-        settings: Settings,
-        *,
-        model_path: str,
-        model_name: str,
-        host: str,
-        port: int,
-        python: str,
-        runner: str,
-        api_key_file: str | None = None,
-    ) -> Command:
+    def serve(self, request: ServeRequest) -> Command:
         """The command that serves ``model_path``; one request at a time, whatever ``parallel`` says.
 
         Raises:
             AdvisorError: ``not-available`` for layers on a device: this build has none.
         """
-        if settings.gpu_layers != 0:
+        if request.settings.gpu_layers != 0:
             raise AdvisorError(
                 "not-available",
                 "llama-cpp-python is compiled for the CPU here; it puts no layers on a device.",
                 hint="advisor up --runtime llama.cpp",
             )
-        argv = [python, "-I", "-X", "utf8", runner, "--model", model_path, "--alias", model_name]
-        argv += ["--host", host, "--port", str(port), "--context", str(settings.context)]
+        settings = request.settings
+        argv = [request.python, "-I", "-X", "utf8", request.runner]
+        argv += ["--model", request.model_path, "--alias", request.model_name]
+        argv += ["--host", request.host, "--port", str(request.port), "--context", str(settings.context)]
         argv += ["--batch", str(settings.batch), "--ubatch", str(min(settings.ubatch, settings.batch))]
         argv += ["--kv-type", settings.kv_type, "--load-mode", settings.load_mode or "auto"]
         argv += ["--threads", str(settings.threads)] if settings.threads is not None else []
-        argv += ["--api-key-file", api_key_file] if api_key_file is not None else []
+        argv += ["--api-key-file", request.api_key_file] if request.api_key_file is not None else []
         return Command(argv=tuple(argv), env={"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"})
 
     def ready(self, status: int, body: bytes) -> bool:

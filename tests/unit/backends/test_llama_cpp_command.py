@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.backends.base import ServeRequest
 from advisor.backends.registry import runtime
 from advisor.facts.plan import Settings
 from advisor.facts.words import KV_TYPES
@@ -16,14 +17,16 @@ SERVE = runner("serve_llama")
 
 def test_the_command_is_an_argument_list() -> None:
     command = LLAMA.serve(
-        Settings(context=8192, parallel=2, kv_type="q8_0", threads=6, batch=1024, ubatch=256),
-        model_path="/models/my model.gguf",
-        model_name="my-model",
-        host="127.0.0.1",
-        port=8080,
-        python="/envs/llama.cpp/bin/python",
-        runner="/lib/runners/serve_llama.py",
-        api_key_file="/state/key",
+        ServeRequest(
+            settings=Settings(context=8192, parallel=2, kv_type="q8_0", threads=6, batch=1024, ubatch=256),
+            model_path="/models/my model.gguf",
+            model_name="my-model",
+            host="127.0.0.1",
+            port=8080,
+            python="/envs/llama.cpp/bin/python",
+            runner="/lib/runners/serve_llama.py",
+            api_key_file="/state/key",
+        )
     )
     assert command.argv == (
         "/envs/llama.cpp/bin/python", "-I", "-X", "utf8", "/lib/runners/serve_llama.py",
@@ -70,7 +73,15 @@ def test_the_runner_reads_back_what_the_plan_says(
         load_mode=mode,
     )
     command = LLAMA.serve(
-        plan, model_path=f"/m/{name}.gguf", model_name=name, host="::1", port=9, python="python", runner="serve.py"
+        ServeRequest(
+            settings=plan,
+            model_path=f"/m/{name}.gguf",
+            model_name=name,
+            host="::1",
+            port=9,
+            python="python",
+            runner="serve.py",
+        )
     )
     a = SERVE.arguments(list(command.argv[command.argv.index("serve.py") + 1 :]))
     assert (a.model, a.alias, a.host, a.port) == (f"/m/{name}.gguf", name, "::1", 9)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from advisor.backends.base import ServeRequest
 from advisor.backends.pins import pins
 from advisor.backends.registry import runtime
 from advisor.errors import AdvisorError
@@ -20,14 +21,16 @@ SERVE = runner("serve_llama_python")
 
 def command(settings: Settings, key: str | None = None) -> list[str]:
     made = BINDING.serve(
-        settings,
-        model_path="/m.gguf",
-        model_name="m",
-        host="127.0.0.1",
-        port=8080,
-        python="/env/bin/python",
-        runner="/runners/serve_llama_python.py",
-        api_key_file=key,
+        ServeRequest(
+            settings=settings,
+            model_path="/m.gguf",
+            model_name="m",
+            host="127.0.0.1",
+            port=8080,
+            python="/env/bin/python",
+            runner="/runners/serve_llama_python.py",
+            api_key_file=key,
+        )
     )
     assert made.env["GGML_NO_BACKTRACE"] == "1"
     return list(made.argv)
