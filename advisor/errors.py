@@ -41,6 +41,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "out-of-memory": Entry(EXIT_FAILED, "A process was killed or refused for lack of memory."),
     # 2: usage
     "bad-option": Entry(EXIT_USAGE, "An option has a value that it cannot take."),
+    "illegal-recipe": Entry(
+        EXIT_USAGE, "The quantizer or the model cannot take this combination of method, bits, group size and settings."
+    ),
     "usage": Entry(EXIT_USAGE, "The command line does not say a whole command."),
     "contradictory-options": Entry(EXIT_USAGE, "Two options exclude each other."),
     "unknown-fact": Entry(EXIT_USAGE, "A rule asks for a fact that does not exist."),

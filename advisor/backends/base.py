@@ -8,6 +8,7 @@ import msgspec
 
 from advisor.facts.base import Shape
 from advisor.facts.plan import Settings
+from advisor.facts.recipe import Recipe
 from advisor.facts.results import Finding
 
 ANY_FORMAT = "*"
@@ -72,7 +73,8 @@ class ServeRequest(Shape, frozen=True, kw_only=True):
     ``model_path``: a file or a checkpoint folder; ``model_name``: what the API calls it. ``python``: the interpreter of
     the runtime's environment; ``runner``: the script that starts it, where the runtime has one (``Runtime.runner``).
     ``device``: the kind of device, ``cpu`` or a vendor. ``kv_cache_bytes``: what the plan grants the KV cache, for
-    runtimes that set it aside at start. ``api_key_file`` holds the key; its value is in no command line.
+    runtimes that set it aside at start. ``recipe``: for runtimes that quantize while they load. ``api_key_file`` holds
+    the key; its value is in no command line.
     """
 
     settings: Settings
@@ -87,16 +89,30 @@ class ServeRequest(Shape, frozen=True, kw_only=True):
     format: str = ""
     device: str = "cpu"
     kv_cache_bytes: int | None = None
+    recipe: Recipe | None = None
 
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """One way to make quantized weights."""
+    """One way to make quantized weights.
+
+    ``runner``: its script among ``execute/runners``; every one takes the same request (see
+    ``advisor.execute.checkpoint``). ``None`` where it has a chain of its own (GGUF) or is only planned with.
+    """
 
     name: str
+    runner: str | None
 
     def capabilities(self) -> QuantizerCapabilities:
         """What it makes and what it needs."""
+        ...
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse a recipe that the library cannot carry out, whatever the model.
+
+        Raises:
+            AdvisorError: ``illegal-recipe``: what, the value seen, and the nearest legal choice as a hint.
+        """
         ...
 
     def diagnose(self, log_tail: str) -> Finding | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from advisor.backends.base import Command, QuantizerCapabilities, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import Known, first
 from advisor.errors import AdvisorError
+from advisor.facts.recipe import Recipe
 from advisor.facts.results import Finding
 
 
@@ -15,11 +16,15 @@ class DeclaredQuantizer:
 
     def __init__(self, capabilities: QuantizerCapabilities, failures: Sequence[Known] = ()) -> None:
         self.name = capabilities.name
+        self.runner: str | None = None
         self._capabilities, self._failures = capabilities, tuple(failures)
 
     def capabilities(self) -> QuantizerCapabilities:
         """What it makes and what it needs."""
         return self._capabilities
+
+    def check(self, recipe: Recipe) -> None:
+        """Nothing of it is carried out here, so nothing is refused."""
 
     def diagnose(self, log_tail: str) -> Finding | None:
         """The known failure that a log tail shows."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from advisor.backends.base import QuantizerCapabilities
 from advisor.backends.diagnose import first, known
+from advisor.facts.recipe import Recipe
 from advisor.facts.results import Finding
 from advisor.facts.words import GGUF_FORMATS
 
@@ -69,6 +70,7 @@ class Gguf:
     """Makes GGUF files: llama.cpp's converter, its quantizer, and libgguf where an importance matrix takes part."""
 
     name = "llama.cpp"
+    runner: str | None = None
 
     def capabilities(self) -> QuantizerCapabilities:
         """All formats of the contract; calibration text is optional for all but the plain ones."""
@@ -81,6 +83,9 @@ class Gguf:
             calibrates=tuple(f for f in GGUF_FORMATS if f not in (*PLAIN, "q8_0")),
             env=ENV,
         )
+
+    def check(self, recipe: Recipe) -> None:
+        """GGUF files are made by a chain of their own (``advisor.execute.chain``), which checks for itself."""
 
     def diagnose(self, log_tail: str) -> Finding | None:
         """The known failure that a log tail shows."""
