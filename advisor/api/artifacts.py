@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Unpack
+
+import msgspec
 
 from advisor.api import hubbing
 from advisor.api.context import load_settings, resolve_model
@@ -18,7 +20,9 @@ from advisor.api.making import (
     make,
     making_of,
     prove,
+    weights_bytes,
 )
+from advisor.api.options import MAKING_KEYS, MakingOptions, checked, request_of
 from advisor.errors import AdvisorError, word_not_found
 from advisor.events import Cancel, Reporter
 from advisor.facts.results import Artifact, Verification
@@ -26,78 +30,64 @@ from advisor.facts.text import shell_word
 from advisor.facts.words import GGUF_FORMATS, METHODS, is_format
 
 if TYPE_CHECKING:
+    from advisor.execute.steps import Steps
+    from advisor.facts.model import ModelFacts
+    from advisor.facts.plan import PlanRequest
     from advisor.settings import Settings
 
 
 def quantize(
     model: str,
     *,
-    method: str = "gguf",
-    format: str = "q4_k_m",
+    method: str | None = None,
+    format: str | None = None,
     quantizer: str | None = None,
     imatrix: Path | None = None,
-    calibration: Path | None = None,
-    samples: int | None = None,
     out: Path | None = None,
     verify: bool = True,
+    text: Path | str | None = None,
     settings: Settings | None = None,
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
+    **options: Unpack[MakingOptions],
 ) -> Artifact:
     """Make one artifact; with ``out`` (a file or an existing folder) a copy of it goes there.
 
+    Without ``method`` and ``format`` a GGUF file of Q4_K_M; with a method alone its usual format. ``options``: the
+    recipe's values, the file to calibrate on and the adapter to merge first, see ``MakingOptions``. ``text``: what is
+    measured on.
+
     Raises:
-        AdvisorError: ``word-not-found``, ``not-available`` for what this version only plans, what the steps raise.
-            A failed quality gate is in the verification, not an error: the file is what was asked for.
+        AdvisorError: ``word-not-found``, ``contradictory-options``, ``illegal-recipe``, ``not-available`` for what
+            this version only plans, what the steps raise. A failed quality gate is in the verification, not an error:
+            the artifact is what was asked for.
     """
     import time
 
-    from advisor.cost.gguf_mix import makes_imatrix
     from advisor.execute.journal import Journal
     from advisor.execute.steps import Steps
-    from advisor.execute.verify import content_sha256
 
+    checked("quantize", options, MAKING_KEYS)
     s = load_settings(settings)
     _check_names(method, format, quantizer)
-    if method not in ("gguf", "none") or quantizer not in (None, "llama.cpp"):
-        raise AdvisorError(
-            "not-available",
-            f"This version makes GGUF files only; {quantizer or method} is planned for, not made.",
-            hint=f"advisor quantize {shell_word(model)} --method gguf --format q4_k_m",
-        )
-    if format not in GGUF_FORMATS:
-        raise AdvisorError(
-            "not-available",
-            f"This version makes GGUF files only; {format} is planned for, not made.",
-            context=[f"GGUF formats: {', '.join(GGUF_FORMATS)}"],
-            hint=f"advisor quantize {shell_word(model)} --method gguf --format q4_k_m",
-        )
     started = time.monotonic()
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
     facts = facts_or_fetch(model, s, steps)
-    threads = granted_threads(s)
-    made = make(
-        s,
-        steps,
-        facts,
-        fmt=format,
-        imatrix=imatrix is not None or calibration is not None or makes_imatrix(format),
-        calibration=calibration,
-        samples=samples,
-        imatrix_file=imatrix,
-        threads=threads,
-    )
-    verification = None
-    if verify:
-        env = environment(s, steps, SERVING_ENV)
-        verification = prove(s, steps, facts, made, env, fmt=format, threads=threads)
+    request = request_of(options, top=1)
+    chosen = _choice(facts, method, format, quantizer, request)
+    measured_on = hubbing.text(text, s, steps)
+    if chosen.method == "gguf":
+        made, verification = _gguf(s, steps, facts, chosen.format, request, imatrix, measured_on, verify=verify)
+    else:
+        made, verification = _checkpoint(s, steps, facts, chosen, request, measured_on, verify=verify)
     path = _copy_out(made.artifact, out) if out is not None else made.artifact
+    folder = made.artifact.is_dir()
     return Artifact(
         path=str(path),
-        method="gguf",
-        format=format,
-        bytes=path.stat().st_size,
-        sha256=content_sha256(made.artifact),
+        method=chosen.method,  # type: ignore[arg-type]
+        format=chosen.format,
+        bytes=weights_bytes(path) if folder else path.stat().st_size,
+        sha256=_sha256(made.artifact),
         from_=facts.ref,
         quantizer=made.quantizer,
         seconds=round(time.monotonic() - started, 3),
@@ -106,34 +96,182 @@ def quantize(
         fallbacks=made.fallbacks,
         types=dict(verification.types) if verification else {},
         notes=made.notes,
+        recipe=made.recipe,
     )
 
 
-def _check_names(method: str, format: str, quantizer: str | None) -> None:
+class _Choice(NamedTuple):
+    method: str
+    format: str
+    quantizer: str | None
+
+
+def _choice(
+    model: ModelFacts, method: str | None, fmt: str | None, quantizer: str | None, request: PlanRequest
+) -> _Choice:
+    """Method, format and library, each from the others where it is not named.
+
+    Raises:
+        AdvisorError: ``contradictory-options``, ``illegal-recipe``, ``not-available``.
+    """
+    from advisor.backends.registry import quantizers
+    from advisor.model.tensors import tensors
+    from advisor.planner import candidate
+    from advisor.planner.request import check_words
+
+    able = {name: q.capabilities() for name, q in quantizers().items()}
+    if method is None and quantizer is not None and quantizer != "llama.cpp":
+        method = next(iter(able[quantizer].methods), None)
+    if method is None and fmt is not None:
+        method = next((m for m in candidate.FORMATS if candidate.takes(m, fmt)), None)
+    method = method or "gguf"
+    if method == "none" and (fmt in GGUF_FORMATS or fmt is None):
+        method, fmt = "gguf", fmt or "f16"
+    asked = msgspec.structs.replace(request, method=method, format=fmt)
+    check_words(asked)
+    if fmt is None:
+        found = candidate.formats(method, model, asked, tensors(model))
+        # The first that divides the rows; the usual one where none does, so that it can be said what is wrong with it.
+        fits = [f for f in found if candidate.group_divides(f, tensors(model)) is not False]
+        fmt = "q4_k_m" if method == "gguf" and not _narrows(request) else next(iter((*fits, *found)), None)
+    if fmt is None:
+        raise AdvisorError(
+            "illegal-recipe",
+            f"{method} has no format of {request.recipe.bits} bits"
+            + (f" in groups of {request.recipe.group_size}." if request.recipe.group_size else "."),
+            hint=f"advisor quantize {shell_word(model.ref)} --method {method}",
+        )
+    if quantizer is None:
+        quantizer = candidate.pick_quantizer(method, fmt, "quantize", None, able)
+    elif not able[quantizer].makes(method, fmt):
+        raise AdvisorError(
+            "contradictory-options",
+            f"{quantizer} does not make {fmt} of {method}.",
+            hint=f"advisor quantize {shell_word(model.ref)} --method {method} --format {fmt}",
+        )
+    if quantizer is None or not able[quantizer].executable:
+        raise AdvisorError(
+            "not-available",
+            f"This version makes no {fmt} of {method}; it is planned with, not made.",
+            hint=f"advisor quantize {shell_word(model.ref)} --method gguf --format q4_k_m",
+        )
+    return _Choice(method, fmt, quantizer)
+
+
+def _narrows(request: PlanRequest) -> bool:
+    return request.recipe.bits is not None or request.recipe.group_size is not None
+
+
+def _gguf(
+    s: Settings,
+    steps: Steps,
+    facts: ModelFacts,
+    fmt: str,
+    request: PlanRequest,
+    imatrix: Path | None,
+    text: Path | None,
+    *,
+    verify: bool,
+) -> tuple[Made, Verification | None]:
+    from advisor.cost.gguf_mix import makes_imatrix
+
+    threads = granted_threads(s)
+    made = make(
+        s,
+        steps,
+        facts,
+        fmt=fmt,
+        imatrix=imatrix is not None or request.calibration is not None or makes_imatrix(fmt),
+        calibration=Path(request.calibration) if request.calibration is not None else None,
+        samples=request.recipe.samples,
+        imatrix_file=imatrix,
+        threads=threads,
+    )
+    if not verify:
+        return made, None
+    env = environment(s, steps, SERVING_ENV)
+    return made, prove(s, steps, facts, made, env, fmt=fmt, text=text, threads=threads)
+
+
+def _checkpoint(
+    s: Settings,
+    steps: Steps,
+    facts: ModelFacts,
+    chosen: _Choice,
+    request: PlanRequest,
+    text: Path | None,
+    *,
+    verify: bool,
+) -> tuple[Made, Verification | None]:
+    from advisor.api import checkpoints
+
+    runtime = checkpoints.runtime_for(chosen.method, chosen.format)
+    recipe = checkpoints.recipe_of(
+        facts,
+        method=chosen.method,
+        fmt=chosen.format,
+        quantizer=chosen.quantizer,
+        runtime=runtime,
+        parameters={},
+        options=request.recipe,
+    )
+    threads = granted_threads(s)
+    calibration = Path(request.calibration) if request.calibration is not None else None
+    made = checkpoints.make(s, steps, facts, recipe, calibration=calibration, held_out=text, threads=threads)
+    if not verify:
+        return made, None
+    return made, checkpoints.prove(s, steps, facts, made, runtime=runtime, text=text, threads=threads)
+
+
+def _sha256(artifact: Path) -> str:
+    """Of the file; of a folder the hash over its files' names and hashes."""
+    from advisor.execute.make import identity
+    from advisor.execute.verify import content_sha256
+
+    return content_sha256(artifact) if artifact.is_file() else identity(artifact).removeprefix("sha256:")
+
+
+def _check_names(method: str | None, format: str | None, quantizer: str | None) -> None:
     from advisor.backends.registry import quantizers
 
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise word_not_found("method", method, METHODS)
-    if not is_format(format):
+    if format is not None and not is_format(format):
         raise word_not_found("format", format, GGUF_FORMATS)
     if quantizer is not None and quantizer not in (known := quantizers()):
         raise word_not_found("quantizer", quantizer, sorted(q for q in known if q != "none"))
 
 
 def _copy_out(artifact: Path, out: Path) -> Path:
+    """Copy a file or a folder to ``out``, or into it where it is a folder; it appears whole, under its name, or not.
+
+    Raises:
+        AdvisorError: ``contradictory-options`` where a folder with that name is there; ``disk-full``, ``not-writable``.
+    """
     import shutil
 
-    from advisor.execute.disk import disk_errors, make_folders
+    from advisor.execute.disk import disk_errors, make_folders, remove_tree
 
     target = out / artifact.name if out.is_dir() else out
     aside = target.with_name(f".{target.name}.part")
     make_folders(target.parent)
+    if artifact.is_dir() and target.exists():
+        raise AdvisorError(
+            "contradictory-options", f"{target} is there already; a folder is not written over.", hint="advisor paths"
+        )
     with disk_errors(target):
         try:
-            shutil.copyfile(artifact, aside)
+            if artifact.is_dir():
+                remove_tree(aside)
+                shutil.copytree(artifact, aside)
+            else:
+                shutil.copyfile(artifact, aside)
             aside.replace(target)
         finally:
-            aside.unlink(missing_ok=True)
+            if artifact.is_dir():
+                remove_tree(aside)
+            else:
+                aside.unlink(missing_ok=True)
     return target
 
 
@@ -148,10 +286,11 @@ def verify(
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
 ) -> Verification:
-    """Prove a GGUF file, against the model it was made of where that is named; else only by itself.
+    """Prove a GGUF file or a checkpoint folder, against the model it was made of where that is named; else by itself.
 
     Args:
-        task: JSON lines ``{"prompt", "expect"}``; both models answer them, and right answers are counted.
+        task: JSON lines ``{"prompt", "expect"}`` or ``{"prompt", "choices", "answer"}``; both models answer them, and
+            right answers are counted.
 
     Raises:
         AdvisorError: ``file-not-found``, ``bad-option``, ``artifact-invalid``, what making the 16-bit reference raises.
@@ -163,10 +302,10 @@ def verify(
 
     s = load_settings(settings)
     path = Path(artifact)
-    if not path.is_file():
+    if not path.exists():
         raise AdvisorError(
             "file-not-found",
-            f"There is no file {artifact}.",
+            f"There is no file or folder {artifact}.",
             hint=f"advisor quantize {shell_word(against)}" if against else "advisor quantize --help",
         )
     facts = resolve_model(str(path.resolve()), s)
@@ -174,6 +313,12 @@ def verify(
     measured_on = hubbing.text(text, s, steps)
     threads = granted_threads(s)
     reference: Path | None = None
+    if facts.weights_format == "safetensors":
+        from advisor.api import checkpoints
+
+        return checkpoints.verify(
+            s, steps, facts, path.resolve(), against=against, text=measured_on, task=task, chunks=chunks
+        )
     if against is not None:
         original = local_model(s, steps, facts_or_fetch(against, s, steps))
         making = making_of(s, steps, threads)

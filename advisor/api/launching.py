@@ -93,13 +93,14 @@ def launch(
     runtime = runtimes()[plan.runtime]
     at_host, _, explicit = endpoint
     key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
+    device = next((d.vendor for d in machine.devices if d.id in plan.devices), "cpu") if machine is not None else "cpu"
     seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
 
     def run() -> Outcome[Deployment]:
         at = free_port(deployments, name, endpoint)
 
         def spec_at(p: int) -> LaunchSpec:
-            command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving)
+            command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving, device)
             command = msgspec.structs.replace(command, env={**command.env, **seen})
             return _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
 
@@ -133,6 +134,7 @@ def _command(
     port: int,
     key_file: str | None,
     serving: Serving | None,
+    device: str,
 ) -> Command:
     from advisor.backends.base import ServeRequest
     from advisor.backends.llama import commands
@@ -160,7 +162,9 @@ def _command(
             api_key_file=key_file,
             method=plan.method,
             format=plan.format,
+            device=device,
             kv_cache_bytes=int(plan.memory.kv_cache.value),
+            recipe=made.recipe,
         )
     )
 

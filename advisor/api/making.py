@@ -11,6 +11,7 @@ from advisor.errors import AdvisorError
 from advisor.events import Event
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan
+from advisor.facts.recipe import Recipe
 from advisor.facts.results import Verification
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ IMATRIX_CHUNKS = 16
 
 
 class Made(NamedTuple):
-    """An artifact and the 16-bit file that it is held against (``None``: there is none to be had)."""
+    """An artifact and the 16-bit file that it is held against (``None``: there is none to be had).
+
+    Of checkpoints both are folders, and ``recipe`` says how the artifact was made, or is to be loaded.
+    """
 
     artifact: Path
     reference: Path | None
@@ -37,10 +41,11 @@ class Made(NamedTuple):
     fallbacks: dict[str, int]
     quantizer: str | None
     notes: tuple[str, ...]
+    recipe: Recipe | None = None
 
 
-def environment(settings: Settings, steps: Steps, name: str) -> Env:
-    """The managed environment ``name``, built if need be, as a step.
+def environment(settings: Settings, steps: Steps, name: str, *, variant: str | None = None) -> Env:
+    """The managed environment ``name``, built if need be, as a step. ``variant``: for which kind of device.
 
     Raises:
         AdvisorError: ``env-failed``, ``network``, ``offline``, ``disk-full``, ``interrupted``.
@@ -50,12 +55,13 @@ def environment(settings: Settings, steps: Steps, name: str) -> Env:
     from advisor.execute.steps import Outcome, Step
 
     def run() -> Outcome[Env]:
-        ready = envs.find(name, settings=settings)
+        chosen = pins(name, variant) if variant is not None else pins(name)
+        ready = envs.find(name, settings=settings, pins=chosen)
         if ready is not None:
             return Outcome(ready, reused=True, detail=name)
-        about = pins(name).disk_bytes / 2**30
+        about = chosen.disk_bytes / 2**30
         steps.reporter(Event(kind="note", step=f"environment {name}", message=f"takes about {about:.1f} GiB of disk"))
-        built = envs.ensure(name, settings=settings, reporter=steps.reporter, cancel=steps.cancel)
+        built = envs.ensure(name, settings=settings, reporter=steps.reporter, cancel=steps.cancel, pins=chosen)
         return Outcome(built, detail=name)
 
     return steps.do(Step(f"environment {name}", run))
@@ -71,8 +77,7 @@ def refuse_offline(settings: Settings, plan: Plan) -> None:
 
     if not settings.offline:
         return
-    needed = (SERVING_ENV,) if plan.source in ("as-is", "prequantized") else (SERVING_ENV, MAKING_ENV)
-    missing = [name for name in needed if envs.find(name, settings=settings) is None]
+    missing = [name for name in needed_environments(plan) if envs.find(name, settings=settings) is None]
     if missing:
         raise AdvisorError(
             "offline",
@@ -81,6 +86,23 @@ def refuse_offline(settings: Settings, plan: Plan) -> None:
             hint=" && ".join(f"advisor env build {name}" for name in missing),
             data={"missing": missing},
         )
+
+
+def needed_environments(plan: Plan) -> tuple[str, ...]:
+    """The managed environments that carrying out ``plan`` takes."""
+    from advisor.backends.registry import quantizers, runtimes
+
+    if plan.method == "gguf":
+        return (SERVING_ENV,) if plan.source in ("as-is", "prequantized") else (SERVING_ENV, MAKING_ENV)
+    found = [runtimes()[plan.runtime].capabilities().env]
+    if plan.source == "quantize" and plan.quantizer is not None:
+        found.append(quantizers()[plan.quantizer].capabilities().env)
+    return tuple(name for name in found if name is not None)
+
+
+def weights_bytes(folder: Path) -> int:
+    """Bytes of the weight files of a checkpoint folder."""
+    return sum(p.stat().st_size for p in folder.glob("*.safetensors"))
 
 
 def local_model(settings: Settings, steps: Steps, model: ModelFacts) -> ModelFacts:
@@ -329,6 +351,10 @@ def make_and_verify(
     """
     from advisor.execute import gate
 
+    if plan.method != "gguf":
+        from advisor.api import checkpoints
+
+        return checkpoints.make_and_verify(settings, steps, model, plan=plan, text=text, following=following)
     threads = plan.settings.threads
     env = environment(settings, steps, SERVING_ENV)
     if plan.artifact is not None:

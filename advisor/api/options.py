@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypedDict
 
 from advisor.facts.plan import PlanRequest
+from advisor.facts.recipe import RecipeOptions
 
 
 class MachineOptions(TypedDict, total=False):
@@ -17,7 +19,21 @@ class MachineOptions(TypedDict, total=False):
     bandwidth: int | None
 
 
-class PlanOptions(MachineOptions, total=False):
+class MakingOptions(TypedDict, total=False):
+    """How the weights are made: values of the recipe (see ``Recipe``), a file to calibrate on, a folder with an adapter
+    that is merged first. ``None`` leaves it to the guide's rules and the method."""
+
+    bits: int | None
+    group_size: int | None
+    desc_act: bool | None
+    sym: bool | None
+    damp: float | None
+    samples: int | None
+    calibration: str | Path | None
+    adapter: str | Path | None
+
+
+class PlanOptions(MachineOptions, MakingOptions, total=False):
     """All of ``recommend`` and ``up``; what is left out, or ``None``, is advisor's choice.
 
     ``context`` in tokens of one conversation; ``parallel`` requests at a time; ``min_tps`` in tokens per second;
@@ -41,6 +57,8 @@ class PlanOptions(MachineOptions, total=False):
 
 MACHINE_KEYS = frozenset(MachineOptions.__optional_keys__)
 PLAN_KEYS = frozenset(PlanOptions.__optional_keys__)
+MAKING_KEYS = frozenset(MakingOptions.__optional_keys__)
+RECIPE_KEYS = MAKING_KEYS - {"calibration", "adapter"}
 # Where the request says the unit and the option does not.
 _RENAMED = {"max_memory": "max_memory_bytes", "within": "within_s"}
 
@@ -70,7 +88,11 @@ def machine_options(options: PlanOptions) -> MachineOptions:
     }
 
 
-def request_of(options: PlanOptions, *, top: int) -> PlanRequest:
+def request_of(options: PlanOptions | MakingOptions, *, top: int) -> PlanRequest:
     """What is asked for beyond model and machine."""
-    wanted = {_RENAMED.get(k, k): v for k, v in options.items() if k not in MACHINE_KEYS}
-    return PlanRequest(top=top, **wanted)  # type: ignore[arg-type] # the keys are the request's own
+    recipe = RecipeOptions(**{k: v for k, v in options.items() if k in RECIPE_KEYS})  # type: ignore[arg-type]
+    wanted = {_RENAMED.get(k, k): v for k, v in options.items() if k not in MACHINE_KEYS | RECIPE_KEYS}
+    for name in ("calibration", "adapter"):
+        if wanted.get(name) is not None:  # a plan is kept, and may be carried out from another folder
+            wanted[name] = str(Path(str(wanted[name])).resolve())
+    return PlanRequest(top=top, recipe=recipe, **wanted)  # type: ignore[arg-type] # the keys are the request's own

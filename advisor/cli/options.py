@@ -29,6 +29,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _wish: Final = partial(click.option, cls=Option, section="What it is for")
 _choice: Final = partial(click.option, cls=Option, section="Take this only")
 _machine: Final = partial(click.option, cls=Option, section="The machine to plan for")
+_make: Final = partial(click.option, cls=Option, section="How the weights are made")
 _other: Final = partial(click.option, cls=Option)
 
 
@@ -75,6 +76,27 @@ _WISHES: Final = (
     _wish("--within", type=DURATION, help="Be ready within this time (90s, 10m, 1h)."),
     _wish("--no-download", is_flag=True, help="Use only what is here already."),
 )
+_MAKING: Final = (
+    _make(
+        "--bits", type=click.IntRange(2, 16), metavar="N", help="Bits of a weight (2, 3, 4, 8 as the method allows)."
+    ),
+    _make("--group-size", type=COUNT, help="Weights that share a scale (128, 64, 32)."),
+    _make("--desc-act/--no-desc-act", default=None, help="GPTQ: the most active channels first."),
+    _make("--sym/--no-sym", default=None, help="Symmetric weights, without zero points."),
+    _make(
+        "--damp",
+        type=click.FloatRange(0, 1, min_open=True),
+        metavar="SHARE",
+        help="GPTQ: damping of the Hessian (0.01).",
+    ),
+    _make(
+        "--calibration",
+        type=EXISTING,
+        help="Calibrate on this file: text, or JSON lines with text, prompt and response, or messages.",
+    ),
+    _make("--samples", type=COUNT, help="Calibrate on so many samples."),
+    _make("--adapter", type=EXISTING, help="Merge this LoRA adapter (a folder) into the weights first."),
+)
 _REPLAY: Final = (
     _machine("--machine", type=EXISTING, help="A machine recorded by `probe --record` or `probe --json`."),
     _other("--model-facts", type=EXISTING, help="Read the model's facts from this file instead."),
@@ -93,5 +115,6 @@ def _stack(options: tuple[Any, ...]) -> Decorator:
 
 option: Final = _other
 machine_options = _stack((*_machine_options(), _REPLAY[0]))
-planning_options = _stack((*_WISHES, *_CHOICE, *_machine_options(hidden=True)))
-recommend_options = _stack((*_WISHES, *_CHOICE, *_machine_options(), *_REPLAY, *_TOP))
+making_options = _stack(_MAKING)
+planning_options = _stack((*_WISHES, *_CHOICE, *_MAKING, *_machine_options(hidden=True)))
+recommend_options = _stack((*_WISHES, *_CHOICE, *_MAKING, *_machine_options(), *_REPLAY, *_TOP))

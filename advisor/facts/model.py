@@ -64,7 +64,9 @@ class ModelFacts(Shape, frozen=True, kw_only=True):
     safetensors, or GGUF (then ``source_types`` counts tensor bytes by type). ``weights_bytes`` is their size on disk.
     ``path`` is set for local sources only. ``rope_factors`` is the length of the table of rotary frequency factors that
     converters add to the file (0: none); it holds no weights. ``sliding_window`` is what llama.cpp uses, in tokens, and
-    every ``sliding_pattern``-th layer attends to the full context. Widths are in elements, ``params`` in weights.
+    every ``sliding_pattern``-th layer attends to the full context. ``quantized_method`` and ``quantized_format``: of a
+    checkpoint that is quantized already, in the contract's words, where its configuration tells. Widths are in
+    elements, ``params`` in weights.
     """
 
     name: str
@@ -98,6 +100,8 @@ class ModelFacts(Shape, frozen=True, kw_only=True):
     active_params: int
     weights_format: Literal["none", "safetensors", "gguf"] = "none"
     weights_dtype: str | None = None
+    quantized_method: str | None = None
+    quantized_format: str | None = None
     weights_bytes: int | None = None
     source_types: dict[str, int] = {}
     chat_template: bool | None = None

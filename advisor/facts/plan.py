@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from advisor.facts.base import Shape
 from advisor.facts.quantity import Quantity
+from advisor.facts.recipe import RecipeOptions
 from advisor.facts.words import MethodName, PlanStatus, RuntimeName
 
 Effect = Literal["exclude", "require", "set", "prefer", "warn"]
@@ -190,7 +191,11 @@ class Goal(Shape, frozen=True, kw_only=True):
 
 
 class PlanRequest(Shape, frozen=True, kw_only=True):
-    """What the user asked for beyond the model; ``None`` leaves the choice to advisor."""
+    """What the user asked for beyond the model; ``None`` leaves the choice to advisor.
+
+    ``recipe``: values of the quantizer; ``calibration``: a file to calibrate on; ``adapter``: a folder with a LoRA
+    adapter that is merged into the weights first.
+    """
 
     goal: str = "chat"
     context: int | None = None
@@ -206,6 +211,9 @@ class PlanRequest(Shape, frozen=True, kw_only=True):
     within_s: float | None = None
     no_download: bool = False
     top: int = 5
+    recipe: RecipeOptions = RecipeOptions()
+    calibration: str | None = None
+    adapter: str | None = None
 
 
 class ModelSummary(Shape, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import msgspec
 from advisor.facts.base import Shape
 from advisor.facts.plan import Plan, Warning_
 from advisor.facts.quantity import Quantity
+from advisor.facts.recipe import Recipe
 from advisor.facts.words import DeploymentState, MethodName, RuntimeName, Verdict
 
 
@@ -92,6 +93,7 @@ class Artifact(Shape, frozen=True, kw_only=True):
     fallbacks: dict[str, int] = {}
     types: dict[str, int] = {}
     notes: tuple[str, ...] = ()
+    recipe: Recipe | None = None
 
 
 class StepRecord(Shape, frozen=True, kw_only=True):

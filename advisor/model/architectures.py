@@ -14,6 +14,7 @@ import msgspec
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
 from advisor.facts.text import clean
+from advisor.model import quantized
 from advisor.model.tensors import computed, count
 
 CODE: Final = "untrusted-model-config"
@@ -296,6 +297,7 @@ def from_config(
     experts = _experts(f, known, layers, intermediate, notes)
     arch = known.arch if known else clean(model_type.replace("_", "") or "unknown", 40)
     dtype = _dtype(f, notes)
+    packed = quantized.read(f.raw.get("quantization_config"))
     if other_parts:
         notes.append("only the language part is counted; parts for images or sound come on top")
     low = any(n.startswith("low confidence") for n in notes)
@@ -324,6 +326,8 @@ def from_config(
         params=0,
         active_params=0,
         weights_dtype=dtype,
+        quantized_method=packed.method,
+        quantized_format=packed.format,
         confidence="low" if low else "derived",
         notes=tuple(notes),
         **extra,

@@ -10,6 +10,7 @@ from advisor.facts.machine import Device, Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import PlanRequest
 from advisor.facts.words import GGUF_FORMATS, GROUPED_FORMAT
+from advisor.planner import asked
 from advisor.planner.devices import device_capacity
 
 Placement = Literal["cpu", "gpu", "split"]
@@ -210,6 +211,8 @@ def formats(
             found.append(mine)
     if request.format is not None:
         return (request.format,) if request.format in found or takes(method, request.format) else ()
+    if request.recipe.bits is not None or request.recipe.group_size is not None:
+        return tuple(asked.narrowed(method, found, request.recipe))
     if found == list(_GROUPED):
         dividing = [f for f in found if group_divides(f, tensors)]
         found = [_GROUPED[0], *dividing[:1], *(dividing[-1:] if goal == "accuracy" else [])]
@@ -229,11 +232,13 @@ def takes(method: str, fmt: str) -> bool:
     return fmt == method
 
 
-def source_of(method: str, fmt: str, model: ModelFacts) -> Source:
-    """How the weights of a candidate come about."""
+def source_of(method: str, fmt: str, model: ModelFacts, *, adapter: bool = False) -> Source:
+    """How the weights of a candidate come about; what an adapter is merged into is never served as it lies there."""
     if method == "gguf":
-        return "as-is" if own_format(model) == fmt else "quantize"
-    if (model.weights_dtype or "").lower() == method:
+        return "as-is" if own_format(model) == fmt and not adapter else "quantize"
+    # Bundled facts know a native type (MXFP4, FP8) by the type of the weights alone.
+    own = model.quantized_method or (model.weights_dtype or "").lower()
+    if own == method and model.quantized_format in (None, fmt) and not adapter:
         return "prequantized"
     if method == "none":
         return "as-is"
@@ -283,7 +288,7 @@ def candidates(
             continue
         for method, chosen in methods.items():
             for fmt in chosen:
-                source = source_of(method, fmt, model)
+                source = source_of(method, fmt, model, adapter=request.adapter is not None)
                 named = quantizers.get(request.quantizer) if request.quantizer is not None else None
                 if named is not None and (source in ("as-is", "prequantized") or not named.makes(method, fmt)):
                     continue

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+import msgspec
+
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
@@ -16,6 +18,7 @@ from advisor.facts.protocols import EngineOracle
 from advisor.facts.text import clean
 from advisor.guide.engine import Prepared, Ready, decision, excluded_by, prepare, run
 from advisor.guide.schema import Rule, RulePack
+from advisor.planner import asked
 from advisor.planner import score as scoring
 from advisor.planner.building import Scored, build
 from advisor.planner.candidate import Candidate, bits_of, candidates, usable_devices
@@ -227,6 +230,9 @@ class _Run:
             self._drop(c, out.rule, facts, short)
             return
         outcome = run(self.everything, facts)
+        wanted = asked.parameters(self.costing.request, c.method, c.source)
+        if wanted:
+            outcome = msgspec.structs.replace(outcome, values={**outcome.values, **wanted})
         status = judge(c, self.machine, runtimes=self.planner.runtimes, quantizers=self.planner.quantizers)
         parts = scoring.terms(
             cost, self.goal, headroom=fit.headroom, params=self.planner.model.params, bits=bits_of(c.format)

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from ..command import command
-from ..options import option
-from ..params import COUNT, EXISTING, FORMAT, METHOD, NEW_PATH, QUANTIZER
+from ..options import making_options, option
+from ..params import EXISTING, FORMAT, METHOD, NEW_PATH, QUANTIZER, TEXT
 from ..run import Run
 
 
@@ -16,20 +16,22 @@ from ..run import Run
     "quantize",
     "advisor quantize ./my-model --format q5_k_m --out ./models/",
     "advisor quantize ./my-model --format iq4_xs --calibration my.txt",
+    "advisor quantize ./my-model --method awq --group-size 64 --calibration chats.jsonl",
+    "advisor quantize ./my-model --method gptq --bits 8 --desc-act",
 )
 @click.argument("model")
-@option("--method", type=METHOD, default="gguf", show_default=True, help="Quantization method.")
-@option("--format", type=FORMAT, default="q4_k_m", show_default=True, help="Format of the weights.")
+@option("--method", type=METHOD, help="Quantization method; gguf by default, or the one that has --format.")
+@option("--format", type=FORMAT, help="Format of the weights; the method's usual one by default (gguf: q4_k_m).")
 @option("--quantizer", type=QUANTIZER, help="Library that makes it; the method's own by default.")
-@option("--imatrix", type=EXISTING, help="Use this importance matrix.")
-@option("--calibration", type=EXISTING, help="Calibrate on this text.")
-@option("--samples", type=COUNT, help="Calibrate on so many samples.")
+@option("--imatrix", type=EXISTING, help="GGUF: use this importance matrix.")
+@making_options
 @option(
     "--out",
     type=NEW_PATH,
     metavar="PATH",
-    help="Copy the file there too: into a folder that exists, or under this name. The store keeps its own.",
+    help="Copy it there too: into a folder that exists, or under this name. The store keeps its own.",
 )
+@option("--text", type=TEXT, help="Verify on this text: a file, wikitext-2, hf:datasets/OWNER/NAME/FILE.")
 @option("--verify/--no-verify", default=True, show_default=True, help="Compare it with the original afterwards.")
 def quantize(run: Run, model: str, **options: Any) -> int:
     """Make a quantized model of MODEL.

@@ -154,6 +154,8 @@ def test_options_reach_the_library(advise: Advise, fake: Callable[..., None], tm
     settings = seen.pop("settings")
     assert settings.offline
     assert settings.values["offline"].origin == "flag"
+    made = ("bits", "group_size", "desc_act", "sym", "damp", "calibration", "samples", "adapter")
+    assert {seen.pop(name) for name in made} == {None}
     assert seen == {
         "model": "8B",
         "goal": "coding",

@@ -1,0 +1,63 @@
+"""What a person asked of the quantizer, as formats to try and as parameters of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from advisor.facts.plan import PlanRequest
+from advisor.facts.recipe import RecipeOptions
+from advisor.facts.words import GROUPED_FORMAT
+
+# Keys of a plan's parameters that no rule sets: a user's calibration file and adapter.
+CALIBRATION: Final = "quantize.calibration_file"
+ADAPTER: Final = "quantize.adapter"
+_CALIBRATED: Final = frozenset(("awq", "gptq", "w8a8", "fp8", "nvfp4", "gguf"))
+_BITS: Final = {"w8a8": 8, "fp8": 8, "int8": 8, "nf4": 4, "nvfp4": 4, "mxfp4": 4}
+_APPLIES: Final[dict[str, frozenset[str]]] = {
+    "desc_act": frozenset(("gptq",)),
+    "damp": frozenset(("gptq",)),
+    "sym": frozenset(("gptq", "awq", "rtn")),
+    "samples": _CALIBRATED,
+}
+
+
+def narrowed(method: str, formats: Sequence[str], asked: RecipeOptions) -> list[str]:
+    """The formats of ``method`` that have the bits and the group size that are asked for.
+
+    A group or bits that the list lacks gives a format of its own, so that what is illegal about it can be said.
+    """
+    bits, group = asked.bits, asked.group_size
+    if bits is None and group is None:
+        return list(formats)
+    if method in ("awq", "gptq", "rtn", "hqq"):
+        sizes = [group] if group is not None else [g for f in formats if (g := _group(f)) is not None]
+        word = "hqq{}-g{}" if method == "hqq" else "w{}a16-g{}"
+        made = [word.format(bits or 4, g) for g in sizes]
+        return [f for f in dict.fromkeys(made) if GROUPED_FORMAT.match(f)]
+    if group is not None:
+        return []
+    if method == "gguf":
+        return [f for f in formats if f.removeprefix("i").startswith(f"q{bits}_") or f"{bits}" == f.lstrip("bf")]
+    return [f for f in formats if _BITS.get(f, 16) == bits]
+
+
+def _group(fmt: str) -> int | None:
+    found = GROUPED_FORMAT.match(fmt)
+    return int(found["group"] or found["hgroup"]) if found else None
+
+
+def parameters(request: PlanRequest, method: str, source: str) -> dict[str, str | bool | int | float]:
+    """What was asked for that applies to a candidate, in the keys of a plan's parameters."""
+    out: dict[str, str | bool | int | float] = {}
+    if request.adapter is not None:
+        out[ADAPTER] = request.adapter
+    if source != "quantize":
+        return out
+    for name, methods in _APPLIES.items():
+        value = getattr(request.recipe, name)
+        if value is not None and method in methods:
+            out[f"quantize.{name}"] = value
+    if request.calibration is not None and method in _CALIBRATED:
+        out[CALIBRATION] = request.calibration
+    return out
