@@ -75,6 +75,10 @@ def quantize(
     facts = facts_or_fetch(model, s, steps)
     request = request_of(options, top=1)
     chosen = _choice(facts, method, format, quantizer, request)
+    if request.adapter is not None:
+        from advisor.api import adapters
+
+        facts = adapters.merged(s, steps, facts, Path(request.adapter))
     measured_on = hubbing.text(text, s, steps)
     if chosen.method == "gguf":
         made, verification = _gguf(s, steps, facts, chosen.format, request, imatrix, measured_on, verify=verify)

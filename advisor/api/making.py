@@ -351,6 +351,11 @@ def make_and_verify(
     """
     from advisor.execute import gate
 
+    adapter = plan.parameters.get("quantize.adapter")
+    if adapter is not None:
+        from advisor.api import adapters
+
+        model = adapters.merged(settings, steps, model, Path(str(adapter)))
     if plan.method != "gguf":
         from advisor.api import checkpoints
 
