@@ -17,6 +17,7 @@ from advisor._version import __version__
 
 if TYPE_CHECKING:
     from advisor.api import (
+        compare,
         deployments,
         describe,
         down,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from advisor.events import Cancel, Event, Reporter
 
 _API = (
+    "compare",
     "deployments",
     "describe",
     "down",
@@ -62,6 +64,7 @@ __all__ = [
     "Event",
     "Reporter",
     "__version__",
+    "compare",
     "deployments",
     "describe",
     "down",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from advisor.api.artifacts import quantize, verify
     from advisor.api.caching import cache_gc, cache_info
+    from advisor.api.comparing import compare
     from advisor.api.environments import env_build, env_doctor, env_list, env_providers, env_remove
     from advisor.api.explaining import explain
     from advisor.api.health import doctor
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _WHERE: Final[dict[str, str]] = {
     "cache_gc": "caching",
     "cache_info": "caching",
+    "compare": "comparing",
     "config": "listing",
     "deployments": "serving",
     "describe": "planning",
@@ -63,6 +65,7 @@ _WHERE: Final[dict[str, str]] = {
 __all__ = [
     "cache_gc",
     "cache_info",
+    "compare",
     "config",
     "deployments",
     "describe",

@@ -117,4 +117,5 @@ option: Final = _other
 machine_options = _stack((*_machine_options(), _REPLAY[0]))
 making_options = _stack(_MAKING)
 planning_options = _stack((*_WISHES, *_CHOICE, *_MAKING, *_machine_options(hidden=True)))
+compare_options = _stack((*_WISHES, *_CHOICE, *_MAKING, *_machine_options()))
 recommend_options = _stack((*_WISHES, *_CHOICE, *_MAKING, *_machine_options(), *_REPLAY, *_TOP))

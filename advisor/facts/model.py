@@ -55,6 +55,14 @@ class TensorSpec(Shape, frozen=True, kw_only=True):
         """Length of one row, in weights."""
         return self.shape[-1]
 
+    @property
+    def packed(self) -> bool:
+        """Whether quantizers of checkpoints pack it: a matrix of a layer. Norms, biases, routers, convolutions and
+        state matrices stay as they are, and so do embeddings and output."""
+        if self.layer is None or len(self.shape) < 2 or self.role in ("norm", "bias", "ffn_gate_inp"):
+            return False
+        return "conv" not in self.name and "ssm_a" not in self.name
+
 
 class ModelFacts(Shape, frozen=True, kw_only=True):
     """Architecture facts in the terms of the engine.

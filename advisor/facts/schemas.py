@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from advisor.facts.base import Shape
+from advisor.facts.comparison import Row
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Goal, Plan, Rejected, Relaxation
@@ -60,6 +61,13 @@ class EstimateData(Shape, frozen=True, kw_only=True):
     """``advisor estimate``."""
 
     estimate: Estimate
+
+
+class CompareData(Shape, frozen=True, kw_only=True):
+    """``advisor compare``."""
+
+    rows: tuple[Row, ...]
+    model: ModelFacts
 
 
 class ExplainData(Shape, frozen=True, kw_only=True):
@@ -215,6 +223,7 @@ DATA: Final[dict[str, type[Shape]]] = {
     "probe": ProbeData,
     "recommend": RecommendData,
     "estimate": EstimateData,
+    "compare": CompareData,
     "explain": ExplainData,
     "quantize": QuantizeData,
     "verify": VerifyData,

