@@ -10,7 +10,7 @@ import pytest
 import advisor.settings
 from advisor import api
 from advisor.cli.main import main
-from tests.support import samples
+from tests.support import comparison, samples
 
 
 class Outcome(NamedTuple):
@@ -30,6 +30,7 @@ def answers() -> Answers:
         "describe": lambda model, **_: samples.sample_model(ref=model),
         "recommend": lambda model=None, **_: samples.sample_recommendation(),
         "estimate": lambda model, **_: samples.sample_estimate(),
+        "compare": lambda model=None, **_: comparison.sample_comparison(),
         "quantize": lambda model, **_: samples.sample_artifact(),
         "verify": lambda artifact, **_: samples.sample_verification(),
         "up": lambda model=None, **_: samples.sample_up(),

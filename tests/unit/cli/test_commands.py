@@ -24,6 +24,8 @@ LINES: dict[str, tuple[int, str]] = {
     "probe": (0, "probe"),
     "recommend 8B": (0, "recommend"),
     "recommend": (0, "recommend"),
+    "compare": (0, "compare"),
+    "compare 8B --measure": (0, "compare"),
     "estimate 8B": (0, "estimate"),
     "quantize 8B": (0, "quantize"),
     "verify a.gguf": (0, "verify"),
