@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from advisor.api.artifacts import quantize, verify
     from advisor.api.caching import cache_gc, cache_info
     from advisor.api.comparing import compare
-    from advisor.api.environments import env_build, env_doctor, env_list, env_providers, env_remove
+    from advisor.api.environments import env_build, env_doctor, env_list, env_offers, env_providers, env_remove
     from advisor.api.explaining import explain
     from advisor.api.health import doctor
     from advisor.api.listing import (
@@ -38,6 +38,7 @@ _WHERE: Final[dict[str, str]] = {
     "env_build": "environments",
     "env_doctor": "environments",
     "env_list": "environments",
+    "env_offers": "environments",
     "env_providers": "environments",
     "env_remove": "environments",
     "estimate": "planning",
@@ -74,6 +75,7 @@ __all__ = [
     "env_build",
     "env_doctor",
     "env_list",
+    "env_offers",
     "env_providers",
     "env_remove",
     "estimate",

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from advisor.settings import Settings
 
 Parameters = Mapping[str, str | bool | int | float]
-# Beside the weights of what advisor made: the recipe, which a checkpoint's own configuration does not tell whole.
-RECIPE_FILE = "advisor-recipe.json"
 
 
 class Original(NamedTuple):
@@ -40,9 +38,9 @@ def environment_of(settings: Settings, steps: Steps, name: str, method: str = ""
         AdvisorError: as ``making.environment``.
     """
     from advisor.api.context import this_machine
-    from advisor.backends.pins import variant_for
+    from advisor.backends.variants import best
 
-    variant = variant_for(this_machine(settings)[0])
+    variant = best(name, this_machine(settings)[0])
     return making.environment(settings, steps, name, variant=variant)
 
 
@@ -67,9 +65,12 @@ def recipe_of(
     from advisor.backends import recipes
     from advisor.model.tensors import tensors
 
-    made = recipes.recipe(method, fmt, quantizer, options or RecipeOptions(), parameters)
-    made = msgspec.structs.replace(made, at_load=at_load)
-    recipes.check(made, tensors(model), runtime)
+    known = tensors(model)
+    made = recipes.recipe(
+        method, fmt, quantizer, options or RecipeOptions(), parameters, tensors=known, runtime=runtime
+    )
+    made = msgspec.structs.replace(made, at_load=at_load, samples=0 if at_load else made.samples)
+    recipes.check(made, known, runtime)
     return made
 
 
@@ -271,7 +272,7 @@ def make_and_verify(
     )
     verification = prove(settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads)
     if verification.gate.verdict == "fail":
-        error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref)
+        error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
         if following is not None:
             error.context = (*error.context, f"next plan: {following.id}: {following.format} in {following.runtime}")
             error.data["next_plan"] = following.id
@@ -309,6 +310,8 @@ def verify(
         AdvisorError: ``bad-option`` for a checkpoint of no format that can be judged; as ``prove``.
     """
     import msgspec
+
+    from advisor.execute.checkpoint import RECIPE_FILE
 
     kept = folder / RECIPE_FILE
     recipe: Recipe | None = None

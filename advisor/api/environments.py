@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from advisor.api import providing
 from advisor.api.context import load_settings
 from advisor.errors import AdvisorError, did_you_mean
-from advisor.events import Cancel, Reporter
-from advisor.facts.reports import Check, EnvInfo, ProviderInfo
+from advisor.events import Cancel, Event, Reporter, safely
+from advisor.facts.reports import Check, EnvInfo, EnvOffer, ProviderInfo
 
 if TYPE_CHECKING:
     from advisor.execute import envs
@@ -20,6 +20,7 @@ BUILD = "llama.cpp-build"
 
 
 def _env(info: envs.EnvInfo) -> EnvInfo:
+    from advisor.backends import pins
     from advisor.execute import envs
 
     packages = envs.installed(Path(info.path)) if info.built else {}
@@ -31,6 +32,11 @@ def _env(info: envs.EnvInfo) -> EnvInfo:
         python=info.python_version,
         packages=packages,
         provider={WHEEL: "wheel", BUILD: "build"}.get(info.name),
+        variant=info.variant,
+        built=info.built,
+        current=info.current,
+        purpose=pins.pins(info.name).description if info.name in pins.names() else None,
+        seconds=info.seconds,
     )
 
 
@@ -39,6 +45,35 @@ def env_list(*, settings: Settings | None = None) -> tuple[EnvInfo, ...]:
     from advisor.execute import envs
 
     return tuple(_env(e) for e in envs.list_envs(settings=load_settings(settings)))
+
+
+def env_offers(*, settings: Settings | None = None) -> tuple[EnvOffer, ...]:
+    """All environments that this version can build, each in the variant that this machine takes."""
+    from advisor.api.context import this_machine
+    from advisor.backends import pins, variants
+    from advisor.execute import envs
+
+    s = load_settings(settings)
+    machine = this_machine(s)[0]
+    why = variants.choose(machine).why
+    ready = {e.name for e in envs.list_envs(settings=s) if e.name == BUILD and e.built}
+    out = []
+    for name in pins.names():
+        variant = variants.best(name, machine)
+        known = pins.pins(name, variant)
+        out.append(
+            EnvOffer(
+                name=name,
+                variant=variant,
+                variants=pins.variants(name),
+                built=name in ready or envs.is_ready(known, s),
+                bytes=known.disk_bytes,
+                purpose=known.description,
+                needs=known.needs,
+                why=why if variant is not None else (),
+            )
+        )
+    return tuple(out)
 
 
 def env_providers(*, settings: Settings | None = None) -> tuple[ProviderInfo, ...]:
@@ -66,6 +101,7 @@ def env_build(
     *,
     provider: str | None = None,
     backend: str | None = None,
+    variant: str | None = None,
     settings: Settings | None = None,
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
@@ -77,6 +113,8 @@ def env_build(
         provider: for ``llama.cpp``: ``wheel`` (the default), ``build`` (compile it here), or ``path`` (build nothing;
             try the programs on PATH by serving a tiny model).
         backend: what to compile for (``cpu cuda rocm metal vulkan``); the machine's devices decide otherwise.
+        variant: for which devices (``cpu cuda rocm``), where the environment has variants; the machine's devices and
+            drivers decide otherwise.
 
     Raises:
         AdvisorError: ``backend-not-found``, ``bad-option``, ``contradictory-options``, ``tool-missing``,
@@ -94,6 +132,10 @@ def env_build(
                 hint=f"advisor env build {name}",
             )
     compiled = provider == "build" or name == BUILD
+    if variant is not None:
+        from advisor.backends import pins
+
+        pins.pins(name, variant)
     if backend is not None and not compiled:
         raise AdvisorError(
             "contradictory-options",
@@ -120,8 +162,34 @@ def env_build(
             build.recipe(machine, s, backend=backend), machine, settings=s, reporter=reporter, cancel=cancel
         )
         return next(_env(e) for e in envs.list_envs(settings=s) if e.path == built.path)
-    made = envs.ensure(name, settings=s, reporter=reporter, cancel=cancel)
-    return next(_env(e) for e in envs.list_envs(settings=s) if e.path == made.path or e.name == name)
+    variant = _variant(name, variant, s, safely(reporter))
+    made = envs.ensure(name, settings=s, reporter=reporter, cancel=cancel, variant=variant)
+    return next(_env(e) for e in envs.list_envs(settings=s) if e.path == made.path)
+
+
+def _variant(name: str, asked: str | None, settings: Settings, say: Reporter) -> str | None:
+    """The variant to build: as asked, with a warning where this machine takes another, or this machine's.
+
+    Raises:
+        AdvisorError: ``backend-not-found``, ``bad-option``.
+    """
+    from advisor.api.context import this_machine
+    from advisor.backends import pins, variants
+
+    if not pins.variants(name):
+        return pins.pins(name, asked).variant
+    known = pins.pins(name, asked)
+    choice = variants.choose(this_machine(settings)[0])
+    if asked is None:
+        for reason in choice.why:
+            say(Event(kind="note", step="environment", message=reason))
+        return choice.variant if choice.variant in pins.variants(name) else pins.BASE_VARIANT
+    if asked not in (choice.variant, pins.BASE_VARIANT):
+        why = "; ".join(choice.why) or "no such device is here"
+        say(Event(kind="warning", step="environment", message=f"{known.title} is not for this machine: {why}"))
+    for need in known.needs:
+        say(Event(kind="note", step="environment", message=f"it needs: {need}"))
+    return asked
 
 
 def env_remove(name: str, *, settings: Settings | None = None) -> EnvInfo:
@@ -162,15 +230,37 @@ def env_doctor(name: str | None = None, *, settings: Settings | None = None) -> 
 
             reports = build.doctor(settings=s)
         else:
-            reports = (envs.doctor(each, settings=s),)
-        again = "advisor env build llama.cpp --provider build" if each == BUILD else f"advisor env build {each}"
-        checks += [
-            Check(
-                name=f"environment {each}",
-                ok=report.healthy,
-                message="it works" if report.healthy else "; ".join(report.problems),
-                hint=None if report.healthy else f"advisor env remove {each} && {again}",
+            reports = tuple(envs.doctor(each, settings=s, variant=v) for v in _to_look_at(each, s))
+        for report in reports:
+            again = "advisor env build llama.cpp --provider build" if each == BUILD else f"advisor env build {each}"
+            shown = f" ({report.variant})" if report.variant is not None else ""
+            again += f" --variant {report.variant}" if report.variant is not None else ""
+            checks.append(
+                Check(
+                    name=f"environment {each}{shown}",
+                    ok=report.healthy,
+                    message=_works(report) if report.healthy else "; ".join(report.problems),
+                    hint=None if report.healthy else f"advisor env remove {each} && {again}",
+                )
             )
-            for report in reports
-        ]
     return tuple(checks)
+
+
+def _to_look_at(name: str, settings: Settings) -> tuple[str | None, ...]:
+    """The variants of ``name`` that are on disk; where none is, the one that this machine takes."""
+    from advisor.api.context import this_machine
+    from advisor.backends import pins, variants
+    from advisor.execute import envs
+
+    if name not in pins.names() or not pins.variants(name):
+        return (None,)
+    there = {e.variant for e in envs.list_envs(settings=settings) if e.name == name}
+    return tuple(v for v in pins.variants(name) if v in there) or (variants.best(name, this_machine(settings)[0]),)
+
+
+def _works(report: envs.EnvReport) -> str:
+    """What a health check that passed saw: devices and seconds, where it says."""
+    devices, seconds = report.health.get("devices"), report.health.get("seconds")
+    if not isinstance(devices, list) or not isinstance(seconds, int | float):
+        return "it works"
+    return f"it works: torch sees {', '.join(map(str, devices))}; {seconds:.0f} s"

@@ -379,7 +379,7 @@ def make_and_verify(
         )
     verification = prove(settings, steps, model, made, env, fmt=plan.format, text=text, threads=threads)
     if verification.gate.verdict == "fail":
-        error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref)
+        error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
         if following is not None:
             error.context = (*error.context, f"next plan: {following.id}: {following.format} in {following.runtime}")
             error.data["next_plan"] = following.id

@@ -2,55 +2,83 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 from advisor.cost.gguf_file import speculative_layers
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.quantity import Quantity
+from advisor.facts.recipe import Recipe
 from advisor.facts.words import GROUPED_FORMAT
 
 _PLAIN: Final = {"bf16": 16, "f16": 16}
+_NATIVE_GPTQ: Final = frozenset(("gptqmodel", "optimum"))
+_USUAL: Final = {"gptq": "gptqmodel"}
 
 
 class Packing(NamedTuple):
-    """Bits a weight of a quantized matrix: the codes, and what comes with each group and each row.
+    """What a quantized matrix takes: bits of a weight's code, of each group, each row, each column, and the rest.
 
-    ``group`` is 0 for one scale a row. ``head`` says whether the output matrix is quantized too.
+    ``group`` is 0 for one scale a row; with ``flat`` groups run on from row to row. ``fixed``: bytes of a matrix,
+    whatever its size.
     """
 
     bits: float
-    group: int
-    group_bits: float
-    row_bits: float
-    head: bool = False
+    group: int = 0
+    group_bits: float = 0.0
+    row_bits: float = 0.0
+    column_bits: float = 0.0
+    fixed: int = 0
+    flat: bool = False
     spread: float = 1.01
 
 
-def packing(method: str, fmt: str) -> Packing | None:
+def packing(
+    method: str,
+    fmt: str,
+    quantizer: str | None = None,
+    *,
+    symmetric: bool | None = None,
+    static_activations: bool = False,
+    double_quant: bool = True,
+) -> Packing | None:
     """How ``fmt`` stores a matrix; ``None`` for 16-bit weights.
 
-    Sources: AutoAWQ and AutoGPTQ layouts (int32 words of codes, f16 scales, packed zero points, GPTQ's ``g_idx``),
-    compressed-tensors (W8A8, FP8, NVFP4), bitsandbytes (NF4 with double quantization, LLM.int8()), OCP MX.
+    Args:
+        quantizer: who writes it; ``None``: the method's usual one. Scales have the 16 bits of the weights.
+        symmetric: without zero points; ``None``: AWQ has them, the others have not.
+
+    Sources: files written by each library (compressed-tensors 0.19: ``weight_scale``, ``weight_zero_point``, two 64-bit
+    numbers of ``weight_shape``; NVFP4 one f32 scale a matrix), the layouts of AutoAWQ and GPTQModel (int32 words of
+    codes, f16 scales, zero points always, GPTQ's ``g_idx``), bitsandbytes (NF4: 8-bit scales of 64 weights, their f32
+    scales of 256, two tables; LLM.int8(): an f32 scale a row), OCP MX.
 
     Raises:
         AdvisorError: ``bad-option`` for an unknown format.
     """
     if fmt in _PLAIN:
         return None
+    by = quantizer or _USUAL.get(method, "")
     found = GROUPED_FORMAT.match(fmt)
     if found and found["bits"]:
         bits, group = int(found["bits"]), int(found["group"])
-        return Packing(bits, group, 16 + bits, 0.0, spread=1.02)
+        if method == "gptq" and by in _NATIVE_GPTQ:
+            return Packing(bits, group, 16 + bits, column_bits=32)
+        if by == "autoawq":
+            return Packing(bits, group, 16 + bits)
+        plain = method != "awq" if symmetric is None else symmetric
+        return Packing(bits, group, 16 if plain else 16 + bits, fixed=16)
     if found:
-        return Packing(int(found["hbits"]), int(found["hgroup"]), 32, 0.0, spread=1.03)
+        return Packing(int(found["hbits"]), int(found["hgroup"]), 32, flat=True, spread=1.03)
+    nested = (8 + 32 / 256, 16 * 4 + 256 * 4 + 96) if double_quant else (32, 16 * 4 + 96)
     table = {
-        "w8a8": Packing(8, 0, 0, 32),
-        "int8": Packing(8, 0, 0, 32, spread=1.02),
-        "fp8": Packing(8, 0, 0, 32),
-        "nvfp4": Packing(4, 16, 8, 0.0, spread=1.02),
-        "mxfp4": Packing(4, 32, 8, 0.0, spread=1.02),
-        "nf4": Packing(4, 64, 8 + 32 / 256, 0.0, spread=1.02),
+        "w8a8": Packing(8, row_bits=16),
+        "int8": Packing(8, row_bits=32, fixed=1, spread=1.02),
+        "fp8": Packing(8, fixed=4) if static_activations else Packing(8, row_bits=16),
+        "nvfp4": Packing(4, 16, 8, fixed=4),
+        "mxfp4": Packing(4, 32, 8),
+        "nf4": Packing(4, 64, nested[0], fixed=int(nested[1]), flat=True, spread=1.02),
     }
     if fmt not in table:
         raise AdvisorError("bad-option", f'"{fmt}" is not a format of method "{method}" that can be sized.')
@@ -70,25 +98,33 @@ class CheckpointBytes(NamedTuple):
 _CACHE: Final[dict[tuple[object, ...], tuple[object, CheckpointBytes]]] = {}
 
 
-def checkpoint(model: ModelFacts, tensors: tuple[TensorSpec, ...], method: str, fmt: str) -> CheckpointBytes:
+def checkpoint(
+    model: ModelFacts,
+    tensors: tuple[TensorSpec, ...],
+    method: str,
+    fmt: str,
+    quantizer: str | None = None,
+    recipe: Recipe | None = None,
+) -> CheckpointBytes:
     """Size of ``model`` as a checkpoint in ``fmt``; kept from call to call.
 
     Embeddings, the output matrix, norms and routers stay in 16 bits. With a tied output the embedding is stored once.
+    ``recipe`` tells more exactly what is stored than method, format and quantizer do, and takes their place.
 
     Raises:
         AdvisorError: ``bad-option`` for an unknown format.
     """
-    key = (id(tensors), model.ref, model.experts, model.experts_used, method, fmt)
+    key = (id(tensors), model.ref, model.experts, model.experts_used, method, fmt, quantizer, recipe)
     found = _CACHE.get(key)
     if found is not None and found[0] is tensors:
         return found[1]
-    pack = packing(method, fmt)
+    pack = _packing_of(recipe) if recipe is not None else packing(method, fmt, quantizer)
     skipped = speculative_layers(tensors)
     inside = outside = read = widest = embedding = 0
     for t in tensors:
-        if t.layer in skipped and t.layer is not None:
+        if (t.layer in skipped and t.layer is not None) or t.name.startswith("rope_f"):
             continue
-        size = _size(t, pack, method)
+        size = _size(t, pack)
         widest = max(widest, 2 * t.elements)
         if t.layer is None:
             outside += size
@@ -124,14 +160,26 @@ def checkpoint(model: ModelFacts, tensors: tuple[TensorSpec, ...], method: str, 
     return built
 
 
-def _size(t: TensorSpec, pack: Packing | None, method: str) -> int:
-    plain = 2 * t.elements
-    quantized = pack is not None and t.layer is not None and len(t.shape) > 1 and t.role not in ("norm", "bias")
-    if not quantized or pack is None or t.role == "ffn_gate_inp" or "conv" in t.name:
-        return plain
+def _packing_of(recipe: Recipe) -> Packing | None:
+    return packing(
+        recipe.method,
+        recipe.format,
+        recipe.quantizer,
+        symmetric=recipe.symmetric,
+        static_activations=bool(recipe.static_activations),
+        double_quant=recipe.double_quant is not False,
+    )
+
+
+def _size(t: TensorSpec, pack: Packing | None) -> int:
+    if pack is None or not t.packed:
+        return 2 * t.elements
+    matrices = math.prod(t.shape[:-2])
     rows = t.elements // t.width
-    groups = -(-t.width // pack.group) if pack.group else 0
-    bits = t.elements * pack.bits + rows * (groups * pack.group_bits + pack.row_bits)
-    if method == "gptq":
-        bits += 32 * t.width  # g_idx: the group of each input channel
+    if pack.flat:
+        groups = -(-t.elements // pack.group)
+    else:
+        groups = rows * -(-t.width // pack.group) if pack.group else 0
+    bits = t.elements * pack.bits + groups * pack.group_bits + rows * pack.row_bits
+    bits += matrices * (t.width * pack.column_bits + 8 * pack.fixed)
     return int(-(-bits // 8))

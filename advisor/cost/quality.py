@@ -24,7 +24,9 @@ from advisor.facts.words import GROUPED_FORMAT
 WARN_FACTOR: Final = 1.25
 FAIL_FACTOR: Final = 3.0
 _WARN_FLOOR, _FAIL_FLOOR = 0.005, 0.03  # nats; below, a short text measures its own noise
-_WARN_CEILING, _FAIL_CEILING = 0.6, 1.5  # nats; above, text is visibly worse, whatever the format promises
+# Nats. Above .3 (perplexity up by a third) text is visibly worse, whatever the format promises: a sound artifact of a
+# small model in a coarse format is let through with a warning, not passed. Above 1.5 little is left of a model.
+_WARN_CEILING, _FAIL_CEILING = 0.3, 1.5
 _NOISE: Final = 0.02  # of the perplexity ratio and of the agreement, for texts of some thousand tokens
 
 

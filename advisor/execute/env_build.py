@@ -33,6 +33,7 @@ _NETWORK: Final = re.compile(
     r"network is unreachable|no route to host|newconnectionerror|temporary failure",
     re.IGNORECASE,
 )
+_MISSING: Final = re.compile(r"No matching distribution found for (\S+)")
 _RETRY: Final = re.compile(r"^\s*WARNING: Retrying \(")
 _PIP_DOWNLOAD: Final = re.compile(
     r"^\s*(Collecting|Processing|Downloading|Using cached|Installing collected)\b\s*(.*)$"
@@ -65,25 +66,39 @@ def build(
     if free is not None and free < pins.disk_bytes:
         raise AdvisorError(
             "disk-full",
-            f"The environment {pins.name} takes about {pins.disk_bytes:,} bytes; {folder} has {free:,} left.",
+            f"The environment {pins.title} takes about {pins.disk_bytes:,} bytes; {folder} has {free:,} left.",
             hint="advisor paths",
             data={"path": str(folder), "needed_bytes": pins.disk_bytes, "free_bytes": free},
         )
     with disk_errors(log):
         log.unlink(missing_ok=True)
-    reporter(Event(kind="progress", step=STEP, message=f"making {pins.name} with Python {python.version}"))
+    reporter(Event(kind="progress", step=STEP, message=f"making {pins.title} with Python {python.version}"))
     make_venv(python.program, folder, log=log, cancel=cancel)
     env = Env(name=pins.name, path=str(folder), python=str(folder / "bin" / "python"), digest=pins.digest)
     _both(
         [
-            lambda stop: install(
-                env, pins.requirements, log=log, reporter=reporter, cancel=stop, variables=pins.build_variables
-            ),
+            lambda stop: _packages(env, pins, log=log, reporter=reporter, cancel=stop),
             *(_part(env, s, folder, log=log, reporter=reporter) for s in pins.sdists),
         ],
         cancel,
     )
     return check_health(pins, env, log=log, reporter=reporter, cancel=cancel, variables=variables)
+
+
+def _packages(env: Env, pins: BackendPins, *, log: Path, reporter: Reporter, cancel: Cancel) -> None:
+    """The pinned packages. With a lock nothing is resolved (that can take an hour) but what the build of torch that
+    the user's index has asks for: its CUDA libraries, say."""
+    for requirements, resolve in ((pins.requirements, not pins.locked), (pins.resolved_requirements, True)):
+        install(
+            env,
+            requirements,
+            log=log,
+            reporter=reporter,
+            cancel=cancel,
+            variables=pins.build_variables,
+            resolve=resolve,
+            title=pins.title,
+        )
 
 
 def make_venv(program: str, folder: Path, *, log: Path, cancel: Cancel) -> None:
@@ -105,8 +120,14 @@ def install(
     reporter: Reporter,
     cancel: Cancel,
     variables: Mapping[str, str] | None = None,
+    resolve: bool = True,
+    title: str | None = None,
 ) -> None:
     """Install pinned requirements with the environment's own pip.
+
+    Args:
+        resolve: also what they ask for; otherwise exactly these.
+        title: what errors call the environment.
 
     Raises:
         AdvisorError: ``network``, ``env-failed``, ``integrity``, ``disk-full``, ``interrupted``.
@@ -155,6 +176,7 @@ def install(
             "--no-compile",
             "--progress-bar",
             "off",
+            *(() if resolve else ("--no-deps",)),
             "-r",
             listed,
         ],
@@ -166,7 +188,9 @@ def install(
         check=False,
     )
     if done.returncode != 0:
-        raise _unreachable(env, done, cancel) or _pip_failed(done, f"pip could not install the packages of {env.name}")
+        raise _unreachable(env, done, cancel) or _pip_failed(
+            done, f"pip could not install the packages of {title or env.name}"
+        )
 
 
 def check_health(
@@ -183,12 +207,12 @@ def check_health(
     Raises:
         AdvisorError: ``env-failed``, ``interrupted``.
     """
-    reporter(Event(kind="progress", step=STEP, message=f"checking that {pins.name} works"))
+    reporter(Event(kind="progress", step=STEP, message=f"checking that {pins.title} works"))
     try:
         return run_runner(
             env,
             pins.health,
-            {},
+            {} if pins.variant is None else {"variant": pins.variant},
             step=STEP,
             reporter=reporter,
             cancel=cancel,
@@ -198,10 +222,10 @@ def check_health(
             code="env-failed",
         )
     except AdvisorError as e:
-        if e.code in ("interrupted", "disk-full", "env-failed"):
+        if e.code in ("interrupted", "disk-full"):
             raise
         raise AdvisorError(
-            "env-failed", f"The environment {pins.name} does not work: {e.message}", context=e.context, data=e.data
+            "env-failed", f"The environment {pins.title} does not work: {e.message}", context=e.context, data=e.data
         ) from e
 
 
@@ -318,7 +342,7 @@ def _both(jobs: list[Callable[[Cancel], None]], cancel: Cancel) -> None:
 
 def _unreachable(env: Env, done: Completed, cancel: Cancel) -> AdvisorError | None:
     """An index that cannot be reached looks to pip like a package without versions; looking it up once more tells."""
-    missing = re.search(r"No matching distribution found for (\S+)", "\n".join(done.tail))
+    missing = _MISSING.search("\n".join(done.tail))
     if missing is None:
         return None
     try:
@@ -345,7 +369,13 @@ def _pip_failed(done: Completed, what: str) -> AdvisorError:
     if "DO NOT MATCH THE HASHES" in text:
         return AdvisorError("integrity", f"{what}: a download does not match its hash.", context=done.tail)
     code = "network" if _NETWORK.search(text) else "env-failed"
-    why = "the package index could not be reached" if code == "network" else f"exit status {done.returncode}"
+    missing = _MISSING.search(text)
+    if code == "network":
+        why = "the package index could not be reached"
+    elif missing is not None:
+        why = f"the package index has no {clean(missing[1], 120)} for this Python and platform"
+    else:
+        why = f"exit status {done.returncode}"
     context = (*_telling(done.tail), f"log: {done.log}")
     return AdvisorError(code, f"{what}: {why}.", context=context, hint="advisor doctor")
 

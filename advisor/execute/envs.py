@@ -59,10 +59,12 @@ class Complete(Shape, frozen=True, kw_only=True):
     seconds: float
     built_at: str
     health: dict[str, Any]
+    variant: str | None = None
 
 
 class EnvInfo(Shape, frozen=True, kw_only=True):
-    """An environment as ``advisor env list`` shows it; ``current``: built from today's pins, ``built``: complete."""
+    """An environment as ``advisor env list`` shows it; ``current``: built from today's pins, ``built``: complete;
+    ``variant``: for which devices, ``None`` where there is one for all."""
 
     name: str
     path: str
@@ -73,6 +75,7 @@ class EnvInfo(Shape, frozen=True, kw_only=True):
     bytes: int
     built_at: str | None
     seconds: float | None
+    variant: str | None = None
 
 
 class EnvReport(Shape, frozen=True, kw_only=True):
@@ -83,6 +86,7 @@ class EnvReport(Shape, frozen=True, kw_only=True):
     healthy: bool
     problems: tuple[str, ...]
     health: dict[str, Any] = msgspec.field(default_factory=dict)
+    variant: str | None = None
 
 
 def ensure(
@@ -93,11 +97,12 @@ def ensure(
     cancel: Cancel | None = None,
     pins: pins_.BackendPins | None = None,
     variables: Mapping[str, str] | None = None,
+    variant: str | None = None,
 ) -> Env:
     """Return the environment ``name``, building it if it is missing or damaged.
 
     Two processes that want the same one: the second waits for the first. ``variables`` are added to the environment
-    variables of its health check.
+    variables of its health check. ``variant``: for which devices (``backends.variants.best``), by default the CPU.
 
     Raises:
         AdvisorError: ``backend-not-found``, ``offline``, ``network``, ``env-failed``, ``tool-missing``, ``integrity``,
@@ -107,7 +112,7 @@ def ensure(
 
     cancel = cancel or Cancel()
     say = safely(reporter)
-    pins = pins or pins_.pins(name)
+    pins = pins or pins_.pins(name, variant)
     python = choose_python(pins)
     base = _base(settings, pins, python.minor)
     found, _ = _usable(base)
@@ -116,19 +121,19 @@ def ensure(
     if settings.offline:
         raise AdvisorError(
             "offline",
-            f"The environment {pins.name} is not built yet, and building it needs the network.",
-            hint=f"advisor env build {pins.name}",
+            f"The environment {pins.title} is not built yet, and building it needs the network.",
+            hint=build_command(pins),
         )
 
     def waiting() -> None:
-        say(Event(kind="note", step="environment", message=f"another advisor is building {pins.name}; waiting for it"))
+        say(Event(kind="note", step="environment", message=f"another advisor is building {pins.title}; waiting for it"))
 
     with locked(base.parent / "locks" / f"{base.name}.lock", cancel=cancel, on_wait=waiting):
         found, why = _usable(base)
         if found is not None:
             return found
         if why is not None:
-            say(Event(kind="warning", step="environment", message=f"{pins.name} is rebuilt: {why}"))
+            say(Event(kind="warning", step="environment", message=f"{pins.title} is rebuilt: {why}"))
         make_folders(base)
         with disk_errors(base):
             (base / MARKER).unlink(missing_ok=True)
@@ -158,6 +163,7 @@ def ensure(
                 seconds=round(time.monotonic() - started, 1),
                 built_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 health=health,
+                variant=pins.variant,
             )
             write_atomic(base / MARKER, done.dumps())
         except BaseException:
@@ -166,9 +172,16 @@ def ensure(
     return _env(base, done)
 
 
-def find(name: str, *, settings: Settings, pins: pins_.BackendPins | None = None) -> Env | None:
+def build_command(pins: pins_.BackendPins) -> str:
+    """The command that builds it."""
+    return f"advisor env build {pins.name}" + (f" --variant {pins.variant}" if pins.variant is not None else "")
+
+
+def find(
+    name: str, *, settings: Settings, pins: pins_.BackendPins | None = None, variant: str | None = None
+) -> Env | None:
     """The environment ``name`` where it is built and undamaged; builds nothing and starts no process."""
-    pins = pins or pins_.pins(name)
+    pins = pins or pins_.pins(name, variant)
     try:
         minor = choose_python(pins).minor
     except AdvisorError:
@@ -188,7 +201,7 @@ def is_ready(pins: pins_.BackendPins, settings: Settings) -> bool:
 
 def list_envs(*, settings: Settings) -> tuple[EnvInfo, ...]:
     """All environments on disk, complete or not, sorted by path, with their disk use in bytes."""
-    known = {n: pins_.pins(n).digest for n in pins_.names()}
+    known = {p.digest for n in pins_.names() for p in (pins_.pins(n, v) for v in pins_.variants(n) or (None,))}
     out = []
     for base in _bases(settings):
         done = _complete(base)
@@ -198,12 +211,13 @@ def list_envs(*, settings: Settings) -> tuple[EnvInfo, ...]:
                 name=name,
                 path=str(base / done.folder if done else base),
                 built=_usable(base)[0] is not None,
-                current=done is not None and known.get(name) == done.digest,
+                current=done is not None and done.digest in known,
                 python_version=done.python_version if done else None,
                 packages=len(done.installed) if done else 0,
                 bytes=tree_bytes(base),
                 built_at=done.built_at if done else None,
                 seconds=done.seconds if done else None,
+                variant=done.variant if done else None,
             )
         )
     return tuple(out)
@@ -235,6 +249,7 @@ def doctor(
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
     pins: pins_.BackendPins | None = None,
+    variant: str | None = None,
 ) -> EnvReport:
     """Look an environment over: complete, interpreter there, packages unchanged, and its health check run again.
 
@@ -243,19 +258,21 @@ def doctor(
     """
     from advisor.execute import env_build
 
-    pins = pins or pins_.pins(name)
+    pins = pins or pins_.pins(name, variant)
     base = _base(settings, pins, choose_python(pins).minor)
     env, why = _usable(base)
     if env is None:
-        problem = why or f"it is not built: advisor env build {pins.name}"
-        return EnvReport(name=pins.name, path=None, healthy=False, problems=(problem,))
+        problem = why or f"it is not built: {build_command(pins)}"
+        return EnvReport(variant=pins.variant, name=pins.name, path=None, healthy=False, problems=(problem,))
     try:
         health = env_build.check_health(pins, env, log=base / "doctor.log", reporter=safely(reporter), cancel=cancel)
     except AdvisorError as e:
         if e.code == "interrupted":
             raise
-        return EnvReport(name=pins.name, path=env.path, healthy=False, problems=(e.message, *e.context))
-    return EnvReport(name=pins.name, path=env.path, healthy=True, problems=(), health=health)
+        return EnvReport(
+            variant=pins.variant, name=pins.name, path=env.path, healthy=False, problems=(e.message, *e.context)
+        )
+    return EnvReport(variant=pins.variant, name=pins.name, path=env.path, healthy=True, problems=(), health=health)
 
 
 def installed(folder: Path) -> dict[str, str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from advisor.errors import AdvisorError
+from advisor.execute.remedies import Choice, more_quality, next_choice
 from advisor.facts.results import Band, Finding, Gate, PromptPair, Verification
-from advisor.facts.words import GGUF_FORMATS, Verdict
+from advisor.facts.words import Verdict
 
 GUIDE_FAILURES: Final = "guide 002, section 27.8.3"
 GUIDE_CHECKS: Final = "guide 002, section 27.8.2"
@@ -23,7 +24,12 @@ _NAMES: Final = {
 }
 _ORDER: Final[tuple[Verdict, ...]] = ("pass", "warn", "fail")
 # Findings of these codes fail the gate whatever the numbers say.
-FATAL: Final = frozenset({"non-finite", "garbled-output", "memory-not-lower", "wrong-types"})
+FATAL: Final = frozenset({"non-finite", "garbled-output", "memory-not-lower", "wrong-types", "zeroed-layer"})
+
+
+# Sound blocks put out what the original's do within a third, of any method here; a tenth of one bit's worth is none.
+_DEAD: Final = 0.02
+_SCALE: Final = 2.0
 
 
 class Measured(NamedTuple):
@@ -109,18 +115,6 @@ def judge(measured: Measured, bands: Mapping[str, Band], findings: Sequence[Find
     return Gate(verdict=verdict, bands=dict(bands), because=tuple(because))
 
 
-def next_format(fmt: str) -> str | None:
-    """The next GGUF format that is nearer to the original, or ``None`` where there is none.
-
-    The rungs are the guide's own: mixed K types before the older uniform ones (002 section 27.5.2).
-    """
-    order = ("q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
-    if fmt not in GGUF_FORMATS or fmt in ("f16", "bf16"):
-        return None
-    better = [f for f in order if GGUF_FORMATS.index(f) > GGUF_FORMATS.index(fmt)]
-    return better[0] if better else None
-
-
 def find_problems(
     measured: Measured,
     prompts: Sequence[PromptPair],
@@ -128,6 +122,7 @@ def find_problems(
     *,
     fmt: str,
     imatrix: bool,
+    method: str = "gguf",
     types: Finding | None = None,
     artifact_bytes: int | None = None,
     reference_bytes: int | None = None,
@@ -136,6 +131,7 @@ def find_problems(
 
     Args:
         prompts: fixed prompts with both answers.
+        method: decides what is advised against a loss.
         types: what the comparison of tensor types found, see ``verify.check_types``.
         artifact_bytes: weights of the artifact.
         reference_bytes: weights of the unquantized model; ``None`` if there is none to compare with.
@@ -156,7 +152,7 @@ def find_problems(
             Finding(
                 code="garbled-output",
                 message=f"{len(garbled)} of {len(prompts)} prompts get no coherent answer; the original gives one.",
-                remedy=more_quality(fmt, imatrix),
+                remedy=more_quality(fmt, imatrix, method=method),
                 sources=(GUIDE_FAILURES,),
             )
         )
@@ -185,22 +181,49 @@ def find_problems(
             Finding(
                 code="quality-loss",
                 message=f"The artifact is too far from the original: {', '.join(_NAMES.get(n, n) for n in failing)}.",
-                remedy=more_quality(fmt, imatrix),
+                remedy=more_quality(fmt, imatrix, method=method),
                 sources=(GUIDE_FAILURES,),
             )
         )
     return tuple(out)
 
 
-def more_quality(fmt: str, imatrix: bool) -> str:
-    """What to do against too much loss: more bits, or a broader calibration."""
-    better = next_format(fmt)
-    parts = [f"use more bits: --format {better}"] if better else ["use the unquantized model: --method none"]
-    if imatrix:
-        parts.append("or calibrate on a broader text, nearer to the use: --calibration FILE")
-    elif fmt in GGUF_FORMATS and fmt not in ("q8_0", "q6_k", "f16", "bf16"):
-        parts.append("or measure an importance matrix on a broad text first")
-    return ("; ".join(parts) + ".").capitalize()
+def find_layers(
+    reference: Mapping[str, float], artifact: Mapping[str, float], *, method: str, fmt: str
+) -> list[Finding]:
+    """Layers whose blocks (attention, feed-forward) put out nothing, or far more or less than the original's.
+
+    Args:
+        reference: the root of the mean square of what each block puts out on one text, by the block's name.
+        artifact: the same of the artifact.
+    """
+    ratios = {n: artifact[n] / v for n, v in reference.items() if n in artifact and v > 0}
+    again = Choice(method, fmt).command("MODEL")
+    dead = [n for n, r in ratios.items() if r < _DEAD]
+    if dead:
+        return [
+            Finding(
+                code="zeroed-layer",
+                message=f"Nothing comes out of {', '.join(dead[:3])}: weights or scales there are zero.",
+                remedy=f"The file is damaged or was not written whole; make it again: {again}",
+                sources=(GUIDE_FAILURES,),
+            )
+        ]
+    # What follows a wrong layer is wrong too: the first one is named.
+    odd = [n for n, r in ratios.items() if not 1 / _SCALE < r < _SCALE]
+    missing = [n for n in reference if n not in artifact]
+    if not odd and not missing:
+        return []
+    first = (odd or missing)[0]
+    size = f"is {ratios[first]:.3g} times the original's" if odd else "is not finite"
+    return [
+        Finding(
+            code="bad-scales",
+            message=f"What {first} puts out {size}: scales or zero points there are wrong.",
+            remedy=f"Damaged, or written for another layout than it is read in; make it again: {again}",
+            sources=(GUIDE_FAILURES,),
+        )
+    ]
 
 
 def no_speed_up(tokens_per_s: float, unquantized_tokens_per_s: float, *, runtime: str) -> Finding | None:
@@ -216,15 +239,21 @@ def no_speed_up(tokens_per_s: float, unquantized_tokens_per_s: float, *, runtime
     )
 
 
-def gate_error(verification: Verification, artifact: Path, *, fmt: str, model: str) -> AdvisorError:
+def gate_error(
+    verification: Verification, artifact: Path, *, fmt: str, model: str, method: str = "gguf"
+) -> AdvisorError:
     """``quality-gate-failed`` for a failed gate, with the diagnosis and the command that makes the next better one."""
-    better = next_format(fmt)
-    hint = f"advisor up {model} --format {better}" if better else f"advisor up {model} --method none"
+    better = next_choice(method, fmt)
     remedies = [f"{f.code}: {f.remedy}" for f in verification.findings]
     return AdvisorError(
         "quality-gate-failed",
         f"{artifact.name} is too far from the original to be served.",
         context=(*verification.gate.because, *remedies),
-        hint=hint,
-        data={"verification": verification.to_json(), "artifact": str(artifact), "next_format": better},
+        hint=better.command(model) if better else f"advisor up {model} --method none",
+        data={
+            "verification": verification.to_json(),
+            "artifact": str(artifact),
+            "next_format": better.format if better else None,
+            "next_method": better.method if better else None,
+        },
     )

@@ -47,6 +47,25 @@ PROMPTS: Final[tuple[Prompt, ...]] = (
     Prompt("other-script", "日本の首都は東京です。フランスの首都は"),
 )
 
+# The extremes, held against the original one by one: what is finite and a text there must be so here.
+EDGES: Final[tuple[Prompt, ...]] = (
+    Prompt("one-character", "A"),
+    Prompt(
+        "emoji-and-marks",
+        "Weather: \u2600\ufe0f \U0001f327\ufe0f \u2192 na\u00efve caf\u00e9, Z\u0308u\u0308rich, "
+        "\u03c0 \u2248 3.14159, \u2211x\u00b2 \u2264",
+    ),
+    Prompt("digits", "31415926535897932384626433832795028841971693993751"),
+)
+
+
+def long_prompt(text: str, context: int) -> Prompt:
+    """The end of ``text`` that fills ``context`` tokens or more; whoever asks cuts it to what there is room for.
+
+    Eight characters a token are more than any common tokenizer makes of prose.
+    """
+    return Prompt("near-the-context", text[-8 * context :])
+
 
 def incoherence(answer: str) -> str | None:
     """Why ``answer`` is no text: empty, not made of characters, or one thing over and over; ``None`` if it is text.

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -14,9 +14,10 @@ from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event, Reporter, safely
 from advisor.execute import gate, texts
 from advisor.execute.disk import disk_errors
-from advisor.execute.proc import run_runner
+from advisor.execute.proc import RUNNERS, run_runner
 from advisor.execute.prompts import PROMPTS, Prompt, incoherence
 from advisor.execute.store import Store, file_sha256
+from advisor.execute.tasks import Answers, Task, free_prompts, read_tasks, score, weighed
 from advisor.facts.results import Band, Finding, PromptPair, TaskScore, Verification
 from advisor.facts.text import clean
 
@@ -28,15 +29,7 @@ STEP: Final = "verify"
 CHUNKS: Final = 10
 CONTEXT: Final = 512
 ANSWER_TOKENS: Final = 32
-_MAX_TASKS: Final = 200
-_MAX_PROMPT: Final = 1400
-
-
-class Task(NamedTuple):
-    """A question and what a right answer contains."""
-
-    prompt: str
-    expect: str
+_SHOWN: Final = 700
 
 
 def verify(
@@ -69,7 +62,7 @@ def verify(
         imatrix: whether an importance matrix was used.
         store: keeps the measurement, so that it is not made twice.
         text: what to measure on; the bundled verification text by default.
-        tasks: a user's JSON lines ``{"prompt", "expect"}``, answered by both.
+        tasks: a user's JSON lines, see ``tasks.read_tasks``; answered by both.
         chunks: how many pieces of ``context`` tokens to score, half of each piece.
         threads: worker threads.
 
@@ -86,7 +79,8 @@ def verify(
     got = _measure(
         [p for p in (reference, artifact) if p is not None],
         text,
-        [p.text for p in prompts] + [t.prompt for t in questions],
+        [p.text for p in prompts] + free_prompts(questions),
+        weighed(questions),
         env=env,
         chunks=chunks,
         context=context,
@@ -97,7 +91,7 @@ def verify(
         cancel=cancel,
     )
     if reference is not None:
-        bands = _bands(model, method, fmt, imatrix)
+        bands = bands_for(model, method, fmt, imatrix)
     else:
         bands = gate.bands_without_original(model.vocab)
     measured = gate.Measured(
@@ -108,7 +102,7 @@ def verify(
         positions=got["positions"],
         non_finite=got["non_finite"],
     )
-    pairs = _pairs(prompts, got["prompts"], alone=reference is None)
+    pairs = answer_pairs(prompts, got["prompts"], alone=reference is None)
     findings = gate.find_problems(
         measured,
         pairs,
@@ -132,7 +126,7 @@ def verify(
         gate=gate.judge(measured, bands, findings),
         types=types,
         seconds=got["seconds"],
-        task=_score(tasks, questions, got["prompts"], len(prompts), alone=reference is None),
+        task=_score(tasks, questions, got, len(prompts), alone=reference is None),
     )
 
 
@@ -188,37 +182,8 @@ def weight_bytes(path: Path) -> int:
     return sum(t.nbytes for t in read_header(path).tensors)
 
 
-def read_tasks(path: Path) -> tuple[Task, ...]:
-    """Read a user's task: JSON lines ``{"prompt": "...", "expect": "..."}``, at most 200.
-
-    Raises:
-        AdvisorError: ``file-not-found`` or ``bad-option`` with the line.
-    """
-    if not path.is_file():
-        raise AdvisorError("file-not-found", f"There is no file {path}.")
-    out: list[Task] = []
-    with path.open("rb") as f:
-        for number, raw in enumerate(f, 1):
-            if not raw.strip():
-                continue
-            if len(out) >= _MAX_TASKS:
-                raise AdvisorError("bad-option", f"{path} has more than {_MAX_TASKS} questions.")
-            try:
-                line = msgspec.json.decode(raw, type=dict[str, str])
-                task = Task(line["prompt"], line["expect"])
-            except (msgspec.MsgspecError, UnicodeDecodeError, KeyError) as e:
-                raise AdvisorError("bad-option", f'{path}, line {number}: not {{"prompt", "expect"}}: {e}.') from e
-            if not task.prompt or not task.expect.strip() or len(task.prompt) > _MAX_PROMPT:
-                raise AdvisorError(
-                    "bad-option", f"{path}, line {number}: a prompt has 1 to {_MAX_PROMPT} characters and an answer."
-                )
-            out.append(task)
-    if not out:
-        raise AdvisorError("bad-option", f"{path} holds no questions.")
-    return tuple(out)
-
-
-def _bands(model: ModelFacts, method: str, fmt: str, imatrix: bool) -> dict[str, Band]:
+def bands_for(model: ModelFacts, method: str, fmt: str, imatrix: bool) -> dict[str, Band]:
+    """The bands of a format for a model of this size; empty where there are no figures for it."""
     from advisor.cost.quality import bands
 
     try:
@@ -234,6 +199,7 @@ def _measure(
     models: list[Path],
     text: texts.Text,
     prompts: list[str],
+    choices: list[dict[str, Any]],
     *,
     env: Env,
     chunks: int,
@@ -257,6 +223,7 @@ def _measure(
             "context": context,
             "threads": threads,
             "prompts": prompts,
+            "choices": choices,
             "max_tokens": ANSWER_TOKENS,
         }
         return run_runner(
@@ -283,9 +250,10 @@ def _measure(
             "chunks": chunks,
             "context": context,
             "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
+            "choices": hashlib.sha256(msgspec.json.encode(choices)).hexdigest(),
             "tokens": ANSWER_TOKENS,
         },
-        tool=f"{env.name} {env.digest}",
+        tool=f"{env.name} {env.digest} {runner_digest('logits.py', 'scores.py')}",
     )
     path, _ = store.make(key, build, cancel=cancel)
     measured: dict[str, Any] = store.manifest(path)["measured"]
@@ -308,7 +276,16 @@ def content_sha256(path: Path) -> str:
     return file_sha256(path)
 
 
-def _pairs(prompts: Sequence[Prompt], answers: list[list[str]], *, alone: bool) -> tuple[PromptPair, ...]:
+def runner_digest(*names: str) -> str:
+    """What tells one version of a measurement from another: of the texts of its runners."""
+    whole = hashlib.sha256()
+    for name in names:
+        whole.update((RUNNERS / name).read_bytes())
+    return whole.hexdigest()[:16]
+
+
+def answer_pairs(prompts: Sequence[Prompt], answers: list[list[str]], *, alone: bool) -> tuple[PromptPair, ...]:
+    """Prompts with the answers of the original (unless ``alone``) and of the artifact."""
     out = []
     for i, prompt in enumerate(prompts):
         answer, reference = answers[-1][i], "" if alone else answers[0][i]
@@ -317,7 +294,7 @@ def _pairs(prompts: Sequence[Prompt], answers: list[list[str]], *, alone: bool) 
         out.append(
             PromptPair(
                 name=prompt.name,
-                prompt=prompt.text,
+                prompt=_short(prompt.text),
                 reference=clean(reference, None, one_line=False),
                 answer=clean(answer, None, one_line=False),
                 same=not alone and answer == reference,
@@ -327,18 +304,15 @@ def _pairs(prompts: Sequence[Prompt], answers: list[list[str]], *, alone: bool) 
     return tuple(out)
 
 
+def _short(text: str) -> str:
+    """A prompt as it is shown: of a very long one its beginning and its end."""
+    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
+
+
 def _score(
-    path: Path | None, questions: Sequence[Task], answers: list[list[str]], skip: int, *, alone: bool
+    path: Path | None, questions: Sequence[Task], got: dict[str, Any], skip: int, *, alone: bool
 ) -> TaskScore | None:
-    if path is None or not questions:
+    if path is None:
         return None
-
-    def correct(side: list[str]) -> int:
-        return sum(q.expect.strip().casefold() in a.casefold() for q, a in zip(questions, side[skip:], strict=True))
-
-    return TaskScore(
-        name=path.name,
-        items=len(questions),
-        reference_correct=None if alone else correct(answers[0]),
-        correct=correct(answers[-1]),
-    )
+    sides = [Answers(free[skip:], chosen) for free, chosen in zip(got["prompts"], got["choices"], strict=True)]
+    return score(path.name, questions, sides[-1], None if alone else sides[0])

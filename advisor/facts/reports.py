@@ -90,7 +90,9 @@ class CacheReport(Shape, frozen=True, kw_only=True):
 class EnvInfo(Shape, frozen=True, kw_only=True):
     """One managed environment. ``packages`` maps a distribution's name to its installed version.
 
-    ``provider``: which provider of llama.cpp it is, where it is one.
+    ``provider``: which provider of llama.cpp it is, where it is one. ``variant``: for which devices (``cpu``, ``cuda``,
+    ``rocm``), ``None`` where there is one for all. ``built``: whole on disk; ``current``: of this version's pins;
+    ``complete``: both. ``purpose``: what it is for. ``seconds``: how long building it took.
     """
 
     name: str
@@ -100,6 +102,29 @@ class EnvInfo(Shape, frozen=True, kw_only=True):
     python: str | None
     packages: dict[str, str] = {}
     provider: str | None = None
+    variant: str | None = None
+    built: bool | None = None
+    current: bool | None = None
+    purpose: str | None = None
+    seconds: float | None = None
+
+
+class EnvOffer(Shape, frozen=True, kw_only=True):
+    """An environment that this version can build, and the variant of it that this machine takes.
+
+    ``variants``: all that there are; empty where there is one for all machines. ``bytes``: about what it takes on disk.
+    ``built``: it is there, whole and current. ``needs``: what must be there that advisor cannot bring. ``why``: the
+    reasons why devices of this machine are passed over by ``variant``.
+    """
+
+    name: str
+    variant: str | None
+    variants: tuple[str, ...]
+    built: bool
+    bytes: int
+    purpose: str
+    needs: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()
 
 
 class ProviderInfo(Shape, frozen=True, kw_only=True):

@@ -51,16 +51,27 @@ class PromptPair(Shape, frozen=True, kw_only=True):
 
 
 class TaskScore(Shape, frozen=True, kw_only=True):
-    """A user's own task: how many of ``items`` questions the original and the artifact answer as expected."""
+    """A user's own task: how many of ``items`` questions the original and the artifact answer as expected.
+
+    ``kind`` is ``answers`` (free, right where the answer contains what is expected) or ``choices``; ``metric`` says how
+    right is told. Of choices the likeliest is taken, and ``..._normalized`` count with the log-likelihood a byte.
+    """
 
     name: str
     items: int
     reference_correct: int | None
     correct: int
+    kind: str = "answers"
+    metric: str = "contains"
+    correct_normalized: int | None = None
+    reference_correct_normalized: int | None = None
 
 
 class Verification(Shape, frozen=True, kw_only=True):
-    """``perplexity`` of the artifact, of the reference, and mean KL(reference || artifact) in nats on one text."""
+    """``perplexity`` of the artifact, of the reference, and mean KL(reference || artifact) in nats on one text.
+
+    ``loaded``: what a runtime really loaded of a checkpoint, in words: bytes, type, kernels, peak memory, versions.
+    """
 
     perplexity: float | None
     perplexity_reference: float | None
@@ -75,6 +86,7 @@ class Verification(Shape, frozen=True, kw_only=True):
     types: dict[str, int] = {}
     seconds: float | None = None
     task: TaskScore | None = None
+    loaded: dict[str, str] = {}
 
 
 class Artifact(Shape, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from advisor.facts.reports import (
     CacheReport,
     Check,
     EnvInfo,
+    EnvOffer,
     Explanation,
     HardwareInfo,
     ModelInfo,
@@ -137,10 +138,11 @@ class LintData(Shape, frozen=True, kw_only=True):
 
 
 class EnvsData(Shape, frozen=True, kw_only=True):
-    """``advisor env list``. ``providers``: the ways to have llama.cpp on this machine."""
+    """``advisor env list``. ``providers``: the ways to have llama.cpp here; ``offers``: what can be built."""
 
     environments: tuple[EnvInfo, ...]
     providers: tuple[ProviderInfo, ...] = ()
+    offers: tuple[EnvOffer, ...] = ()
 
 
 class EnvData(Shape, frozen=True, kw_only=True):

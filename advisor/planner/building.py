@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from advisor.backends.variants import CUDA, CUDA_DRIVER
 from advisor.facts.base import dumps_any
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan, Settings
@@ -72,6 +73,8 @@ def build(
         )
     if model.path is None:
         assumptions.append("the weights are fetched first")
+    if c.method != "gguf" and any(d.vendor == "nvidia" and d.driver is None for d in c.target.devices):
+        assumptions.append(f"the driver runs builds for CUDA {CUDA[0]}.{CUDA[1]}: {CUDA_DRIVER} or newer")
     assumptions += [*s.cost.assumptions, *s.outcome.assumptions]
     assumptions += [f"{loser} gave way to {winner}" for loser, winner in sorted(s.outcome.overridden.items())]
     return Plan(
@@ -88,7 +91,7 @@ def build(
         source=c.source,
         imatrix=s.imatrix,
         settings=s.settings,
-        commands=commands(model, c, s.settings, imatrix=s.imatrix),
+        commands=commands(model, c, s.settings, imatrix=s.imatrix, kv_cache_bytes=int(s.cost.memory.kv_cache.value)),
         memory=s.cost.memory,
         speed=s.cost.speed,
         quality=s.cost.quality,

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from advisor.backends import ollama
+from advisor.backends.runtimes import exllama, sglang, tgi
+from advisor.backends.vllm import options as vllm
+from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Commands, Settings
 from advisor.facts.text import clean
 from advisor.planner.candidate import Candidate
 
 Argv = tuple[str, ...]
-_HOST = ("--host", "127.0.0.1", "--port", "8080")
+_AT = ("127.0.0.1", 8080)
+_HOST = ("--host", _AT[0], "--port", str(_AT[1]))
 
 
-def commands(model: ModelFacts, c: Candidate, settings: Settings, *, imatrix: bool) -> Commands:
-    """How a person would make and serve the candidate."""
-    return Commands(quantize=_make(model, c, imatrix), serve=_serve(model, c, settings))
+def commands(
+    model: ModelFacts, c: Candidate, settings: Settings, *, imatrix: bool, kv_cache_bytes: int | None = None
+) -> Commands:
+    """How a person would make and serve the candidate. ``kv_cache_bytes``: what the plan grants the KV cache."""
+    try:
+        serve = _serve(model, c, settings, kv_cache_bytes)
+    except AdvisorError:  # the runtime has no such setting, a type of the KV cache for instance
+        serve = ()
+    return Commands(quantize=_make(model, c, imatrix), serve=serve)
 
 
 def _folder(model: ModelFacts) -> str:
@@ -53,7 +64,7 @@ def _served(model: ModelFacts, c: Candidate) -> str:
     return _folder(model) if c.source in ("as-is", "load-time", "prequantized") else "<OUT_DIR>"
 
 
-def _serve(model: ModelFacts, c: Candidate, s: Settings) -> tuple[Argv, ...]:
+def _serve(model: ModelFacts, c: Candidate, s: Settings, kv_cache_bytes: int | None) -> tuple[Argv, ...]:
     served = _served(model, c)
     each = str(s.context // s.parallel)
     split = ",".join(f"{x:g}" for x in s.tensor_split or ())
@@ -72,7 +83,7 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings) -> tuple[Argv, ...]:
         argv += ["--use_mmap", "false"] if s.load_mode in ("none", "mlock") else []
         return ((*argv, *_HOST),)
     if c.runtime == "ollama":
-        return (("ollama", "create", "<NAME>", "-f", "<Modelfile with FROM and num_ctx>"), ("ollama", "run", "<NAME>"))
+        return _ollama(served, s)
     if c.runtime == "lmstudio":
         return (
             ("lms", "import", served),
@@ -83,22 +94,46 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings) -> tuple[Argv, ...]:
         loader = "llama.cpp" if c.method == "gguf" else "ExLlamav2" if c.method == "gptq" else "Transformers"
         return (("python", "server.py", "--api", "--model", served, "--loader", loader),)
     if c.runtime == "vllm":
-        argv = ["vllm", "serve", served, "--max-model-len", each, "--max-num-seqs", str(s.parallel)]
-        if s.gpu_memory_utilization is not None:
-            argv += ["--gpu-memory-utilization", f"{s.gpu_memory_utilization:g}"]
-        argv += ["--tensor-parallel-size", str(s.tensor_parallel)] if s.tensor_parallel > 1 else []
-        argv += ["--kv-cache-dtype", s.kv_type] if s.kv_type.startswith("fp8") else []
-        return ((*argv, *_HOST),)
+        kv = kv_cache_bytes if c.target.kind == "cpu" else None
+        return (_vllm(served, c, s, kv),)
     if c.runtime == "sglang":
-        argv = ["python", "-m", "sglang.launch_server", "--model-path", served, "--context-length", each]
-        argv += ["--tp", str(s.tensor_parallel)] if s.tensor_parallel > 1 else []
-        return ((*argv, *_HOST),)
+        own = sglang.options(s, model=served, name=None, host=_AT[0], port=_AT[1], fmt=c.format)
+        return (("python", "-m", "sglang.launch_server", *own),)
     if c.runtime == "tgi":
-        argv = ["text-generation-launcher", "--model-id", served, "--max-total-tokens", each]
-        argv += ["--num-shard", str(s.tensor_parallel)] if s.tensor_parallel > 1 else []
-        return ((*argv, "--hostname", "127.0.0.1", "--port", "8080"),)
+        own = tgi.options(s, model=served, host=_AT[0], port=_AT[1], method=c.method, fmt=c.format)
+        return (("text-generation-launcher", *own),)
     if c.runtime == "exllama":
-        return (("python", "main.py", "--model-dir", "<PARENT_DIR>", "--model-name", served, *_HOST),)
+        own = exllama.options(s, model=served, host=_AT[0], port=_AT[1])
+        return (("python", "main.py", *own, "--disable-auth", "true"),)
     if c.runtime == "mlx":
         return (("mlx_lm.server", "--model", served, *_HOST),)
     return (("transformers", "serve", served, *_HOST),)
+
+
+def _vllm(served: str, c: Candidate, s: Settings, kv_cache_bytes: int | None) -> Argv:
+    """vLLM's command, with the options that advisor itself starts it with."""
+    device = c.target.kind
+    own = vllm.options(
+        s,
+        model=served,
+        name=None,
+        host=_AT[0],
+        port=_AT[1],
+        method=c.method,
+        fmt=c.format,
+        device=device,
+        kv_cache_bytes=kv_cache_bytes,
+        at_load=c.source == "load-time",
+    )
+    return vllm.by_hand(s, device, own)
+
+
+def _ollama(served: str, s: Settings) -> tuple[Argv, ...]:
+    """A Modelfile, then the model of it; slots and the type of the cache are the daemon's own settings."""
+    import shlex
+
+    variables = tuple(f"{k}={v}" for k, v in ollama.daemon_environment(s).items())
+    daemon = (("env", *variables, "ollama", "serve"),) if s.parallel > 1 or s.kv_type != "f16" else ()
+    lines = shlex.join(("printf", "%s\\n", *ollama.modelfile(served, s).splitlines()))
+    create = ("ollama", "create", "<NAME>", "-f", "Modelfile")
+    return (*daemon, ("sh", "-c", f"{lines} > Modelfile"), create, ("ollama", "run", "<NAME>"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
+from advisor.backends import variants
 from advisor.backends.llama import providers
 from advisor.facts.machine import Machine
 from advisor.facts.words import PlanStatus
@@ -17,6 +18,17 @@ class Status(NamedTuple):
 
     status: PlanStatus
     needs: tuple[str, ...]
+
+
+def _build(kind: str, machine: Machine) -> tuple[str, ...]:
+    """What the builds for a device lack on this machine; of a named one the driver is not known and taken as new."""
+    wanted = {"nvidia": "cuda", "amd": "rocm"}.get(kind)
+    if wanted is None or machine.named is not None:
+        return ()
+    choice = variants.choose(machine)
+    if choice.variant == wanted:
+        return ()
+    return choice.why or (f"a driver for the {wanted.upper()} builds",)
 
 
 def judge(
@@ -38,6 +50,8 @@ def judge(
         needs = []
     if c.runtime in installed:
         needs = [n for n in needs if n != f"{c.runtime} installed"]
+    if caps.executable and c.method != "gguf":
+        needs += _build(kind, machine)
     if not caps.executable and not needs:
         needs.append(f"{c.runtime} installed" if c.runtime not in installed else f"{c.runtime} started by hand")
     if c.runtime == "llama-cpp-python" and c.runtime not in installed and "cpu" not in machine.buildable:

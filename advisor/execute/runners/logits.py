@@ -1,7 +1,8 @@
 """Compare a model with its reference on text: perplexity, mean KL divergence, agreement of the likeliest token.
 
 Request: ``{"models": [reference, artifact], "text": file, "chunks": n, "context": 512, "threads": n,
-"prompts": [...], "max_tokens": n, "ref_cache": null}``. One model alone gives its perplexity and answers.
+"prompts": [...], "max_tokens": n, "choices": [{"prompt", "choices": [...]}]}``. One model alone gives its perplexity
+and answers.
 
 As llama-perplexity does it: chunks of ``context`` tokens that do not overlap, the first token replaced by the begin
 token where the model has one, and only the second half of each chunk scored. KL(reference || artifact) is over the
@@ -9,13 +10,13 @@ whole vocabulary in nats. Both models stay loaded and one chunk of logits of eac
 ``context/2 * vocabulary * 4`` bytes each; terms are float32, sums float64.
 
 Result: ``{"perplexity": [a, b], "kld", "kld_max", "top1_agreement", "positions", "chunks", "non_finite",
-"prompts": [[reference answers], [artifact answers]], "seconds"}``; ``kld`` and ``top1_agreement`` are null for one
+"prompts": [[reference answers], [artifact answers]], "choices": [[[[log-likelihood, tokens, bytes], ...], ...], ...],
+"seconds"}``, choices by model, question and choice; ``kld`` and ``top1_agreement`` are null for one
 model.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -25,20 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import llama_c
 import protocol
-
-BLOCK = 32  # rows at a time: bounds the copies to 32 * vocabulary * 4 bytes each
-
-
-def log_softmax(block: Any) -> tuple[Any, Any]:
-    """Log-probabilities and probabilities in float32 of a block of logits; sums are taken in float64."""
-    import numpy as np
-
-    x = block - block.max(axis=1, keepdims=True)
-    p = np.exp(x)
-    total = p.sum(axis=1, dtype=np.float64, keepdims=True)
-    x -= np.log(total).astype(np.float32)
-    p *= (1.0 / total).astype(np.float32)
-    return x, p
+import scores
 
 
 class Sums:
@@ -53,14 +41,13 @@ class Sums:
         import numpy as np
 
         self.positions += len(targets)
-        for first in range(0, len(targets), BLOCK):
-            rows = slice(first, min(first + BLOCK, len(targets)))
+        for rows in scores.blocks(len(targets)):
             blocks = [x[rows] for x in logits]
             bad = sum(int((~np.isfinite(b)).sum()) for b in blocks)
             self.non_finite += bad
             if bad:
                 continue
-            logp = [log_softmax(b) for b in blocks]
+            logp = [scores.log_softmax(b) for b in blocks]
             index = np.arange(rows.stop - rows.start)
             for k, (p, _) in enumerate(logp):
                 self.nll[k] -= float(p[index, targets[rows]].sum(dtype=np.float64))
@@ -69,6 +56,25 @@ class Sums:
                 self.kld += float(kl.sum())
                 self.kld_max = max(self.kld_max, float(kl.max()))
                 self.same += int((blocks[0].argmax(axis=1) == blocks[1].argmax(axis=1)).sum())
+
+
+def weigh(model: Any, prompt: str, choice: str, room: int) -> list[Any]:
+    """``[log-likelihood or null, tokens, bytes]`` of a choice after its prompt.
+
+    Raises:
+        Failed: ``bad-option``, both take more than ``room`` tokens or the choice more than half of that.
+    """
+    option = scores.option(model.tokenize, prompt, choice)
+    scored = option.tokens[option.first :]
+    if len(option.tokens) > room or len(scored) > room // 2:
+        raise protocol.Failed(
+            "bad-option",
+            f"A question and its choice take {len(option.tokens)} tokens, the choice {len(scored)}; there is room for "
+            f"{room} and {room // 2}.",
+        )
+    model.forget()
+    flags = [option.first - 1 <= i < len(option.tokens) - 1 for i in range(len(option.tokens))]
+    return [scores.log_likelihood(model.decode(option.tokens, flags), scored), len(scored), option.length]
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +106,9 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         raise protocol.Failed("bad-option", f"The text has {len(tokens)} tokens; one chunk takes {n}.")
     scored = [False] * (n // 2) + [True] * (n - 1 - n // 2) + [False]
     prompts = list(request.get("prompts") or [])
-    total = chunks + len(models) * len(prompts)
+    questions = list(request.get("choices") or [])
+    each = len(prompts) + len(questions)
+    total = chunks + len(models) * each
     sums = Sums(len(models))
     for i in range(chunks):
         chunk = tokens[i * n : (i + 1) * n]
@@ -113,26 +121,29 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         sums.add(logits, np.array(chunk[n // 2 + 1 :], dtype=np.int64))
         protocol.progress(i + 1, total, "pieces", f"{time.monotonic() - started:.0f} s", force=True)
     answers: list[list[str]] = []
+    choices: list[list[Any]] = []
     for m, model in enumerate(models):
         mine = []
         for j, prompt in enumerate(prompts):
             text, bad = model.greedy(prompt, answer_tokens)
             sums.non_finite += bad
             mine.append(text)
-            done = chunks + m * len(prompts) + j + 1
+            done = chunks + m * each + j + 1
             protocol.progress(done, total, "pieces", f"{time.monotonic() - started:.0f} s", force=True)
         answers.append(mine)
+        weighed = []
+        for j, question in enumerate(questions):
+            weighed.append([weigh(model, question["prompt"], c, n) for c in question["choices"]])
+            done = chunks + m * each + len(prompts) + j + 1
+            protocol.progress(done, total, "pieces", f"{time.monotonic() - started:.0f} s", force=True)
+        choices.append(weighed)
     for model in models:
         model.close()
     usable = sums.non_finite == 0 and sums.positions > 0
     pair = usable and len(models) == 2
 
-    def perplexity(nll: float) -> float | None:
-        mean = nll / sums.positions
-        return math.exp(mean) if usable and mean < 700 else None
-
     return {
-        "perplexity": [perplexity(s) for s in sums.nll],
+        "perplexity": [scores.perplexity(s, sums.positions) if usable else None for s in sums.nll],
         "kld": sums.kld / sums.positions if pair else None,
         "kld_max": sums.kld_max if pair else None,
         "top1_agreement": sums.same / sums.positions if pair else None,
@@ -140,6 +151,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         "chunks": chunks,
         "non_finite": sums.non_finite,
         "prompts": answers,
+        "choices": choices,
         "seconds": round(time.monotonic() - started, 3),
     }
 

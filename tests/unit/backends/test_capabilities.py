@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from advisor.backends.base import ANY_FORMAT, Quantizer, Runtime, ServeRequest
+from advisor.backends.declared import DeclaredRuntime
 from advisor.backends.pins import names
 from advisor.backends.registry import quantizer_for, quantizers, runtime, runtimes
 from advisor.errors import AdvisorError
@@ -65,7 +66,7 @@ def test_every_method_that_is_planned_has_a_maker() -> None:
 
 def test_a_runtime_that_cannot_be_started_says_so() -> None:
     with pytest.raises(AdvisorError) as e:
-        runtime("vllm").serve(
+        DeclaredRuntime(runtime("ollama").capabilities()).serve(
             ServeRequest(
                 settings=Settings(context=1024), model_path="m", model_name="m", host="127.0.0.1", port=1, python="p"
             )

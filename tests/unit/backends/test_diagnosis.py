@@ -27,15 +27,39 @@ LLAMA = {
     "file-missing": "error: there is no file /models/gone.gguf\n",
     "load-failed": "error: llama.cpp does not start: Failed to init server, please check the input params.\n",
 }
+# In the wording of vLLM 0.32.0.
 VLLM = {
-    "out-of-memory": "ValueError: No available memory for the cache blocks. Try increasing gpu_memory_utilization\n",
-    "context-too-large": "ValueError: To serve at least one request with the models's max seq len (131072), (16.00 GiB "
-    "KV cache is needed, which is larger than the available KV cache memory (5.1 GiB).\n",
-    "memory-taken": "ValueError: Free memory on device (3.1/23.6 GiB) on startup is less than desired GPU memory "
-    "utilization (0.9, 21.2 GiB).\n",
-    "unknown-architecture": "Model architectures ['Zeta5ForCausalLM'] are not supported for now.\n",
+    "out-of-memory": "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`\n",
+    "context-too-large": "ValueError: To serve at least one request with the model's max seq len (131072), (16.0 GiB "
+    "KV cache is needed, which is larger than the available KV cache memory (5.1 GiB). Based on the available memory, "
+    "the estimated maximum model length is 41776.\n",
+    "memory-taken": "ValueError: Free memory on device cuda:0 (3.1/23.6 GiB) on startup is less than desired "
+    "GPU memory utilization (0.9, 21.2 GiB).\n",
+    "unknown-architecture": "ValueError: Model architectures ['Zeta5ForCausalLM'] are not supported for now.\n",
     "driver-too-old": "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).\n",
-    "group-size": "ValueError: Weight input_size_per_partition = 576 is not divisible by group_size = 128.\n",
+    "group-size": "ValueError: Weight input_size_per_partition=576 for layer 'q' is not divisible by group_size=128.\n",
+    "port-taken": "error: 127.0.0.1:8080 cannot be bound: [Errno 98] Address already in use\n",
+    "file-missing": "error: there is no folder /models/gone\n",
+    "file-incomplete": "safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata\n",
+    "context-beyond-model": "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len "
+    "(max_position_embeddings=2048 or model_max_length=None in model's config.json).\n",
+    "needs-remote-code": "RuntimeError: Failed to load the model config. If the model is a custom model not yet "
+    "available in the HuggingFace transformers library, consider setting `trust_remote_code=True` in LLM\n",
+    "heads-not-divisible": "ValueError: Total number of attention heads (9) must be divisible by tensor parallel size "
+    "(2).\n",
+    "device-too-old": "ValueError: The quantization method gptq is not supported for the current GPU. Minimum "
+    "capability: 60. Current capability: 52.\n",
+    "no-kernel": "ValueError: Failed to find a kernel that can implement the WNA16 linear layer. Reasons: \n"
+    " CPUWNA16LinearKernel cannot implement due to: Input size (100) not supported\n",
+    "build-without-metadata": "importlib.metadata.PackageNotFoundError: No package metadata was found for vllm\n",
+    "no-device": "RuntimeError: Failed to infer device type, please set the environment variable\n",
+    "library-missing": "ImportError: libcudart.so.13: cannot open shared object file: No such file or directory\n",
+    "package-missing": "ModuleNotFoundError: No module named 'vllm_bnb_plugin'\n",
+    "chat-template-missing": "ValueError: As of transformers v4.44, default chat template is no longer allowed, so you "
+    "must provide a chat template if the tokenizer does not define one.\n",
+    "unknown-tokenizer": "ValueError: Couldn't instantiate the backend tokenizer from one of: ...\n",
+    "illegal-instruction": "[advisor] the server was killed by SIGILL\n",
+    "load-failed": "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n",
 }
 QUANTIZER = {
     "unknown-tokenizer": "NotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()\n",
@@ -56,9 +80,26 @@ def test_llama_cpp(code: str) -> None:
 
 @pytest.mark.parametrize("code", sorted(VLLM))
 def test_vllm(code: str) -> None:
-    found = runtimes()["vllm"].diagnose("INFO starting\n" + VLLM[code])
+    found = runtimes()["vllm"].diagnose("INFO starting\n" + VLLM[code] + VLLM["load-failed"])
     assert found is not None
     assert found.code == code
+
+
+def test_vllm_has_no_kernel_for_nvfp4_on_a_cpu() -> None:
+    found = runtimes()["vllm"].diagnose(
+        "(Worker pid=15441) ERROR 11-21 12:45:10 [multiproc_executor.py:953] ValueError: Forced NVFP4 kernel "
+        "MarlinNvFp4LinearKernel is not supported: Marlin FP4 not available\n" + VLLM["load-failed"]
+    )
+    assert found is not None and found.code == "no-kernel" and "Marlin FP4 not available" in found.message
+
+
+def test_vllm_out_of_host_memory() -> None:
+    for line in (
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: not enough memory: you tried\n",
+        "the server was killed by SIGKILL, most likely because memory ran out\n",
+    ):
+        found = runtimes()["vllm"].diagnose(line)
+        assert found is not None and found.code == "out-of-memory"
 
 
 @pytest.mark.parametrize("code", sorted(QUANTIZER))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from advisor.backends.pins import BackendPins, names, pins
+from advisor.backends.pins import BackendPins, names, pins, read_lock, variants
 from advisor.errors import AdvisorError
 from advisor.execute.proc import RUNNERS
 
@@ -51,3 +54,118 @@ def test_an_unknown_environment_is_named_with_near_misses() -> None:
         pins("llama.cp")
     assert e.value.code == "backend-not-found"
     assert '"llama.cpp"' in e.value.message
+
+
+CHECKPOINT = ("autoawq", "gptqmodel", "llmcompressor", "transformers", "vllm")
+EVERY = [(n, v) for n in CHECKPOINT for v in variants(n)]
+
+
+@pytest.mark.parametrize("name", CHECKPOINT)
+def test_checkpoint_backends_have_three_variants(name: str) -> None:
+    assert variants(name) == ("cpu", "cuda", "rocm")
+    assert pins(name) == pins(name, "cpu")
+    assert len({pins(name, v).digest for v in variants(name)}) == 3
+    assert pins(name, "cuda").title == f"{name} (cuda)"
+    for variant in ("cuda", "rocm"):
+        assert pins(name, variant).needs
+        assert pins(name, variant).disk_bytes > pins(name).disk_bytes
+
+
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+def test_the_lock_holds_every_main_package_in_its_version(name: str, variant: str) -> None:
+    p = pins(name, variant)
+    if not p.locked:
+        assert (name, variant) == ("vllm", "rocm")
+        return
+    assert not [q.requirement for q in p.packages if q.requirement not in p.locked]
+    assert {"numpy", "torch", "safetensors", "transformers"} <= {r.partition("==")[0] for r in p.locked}
+    assert p.requirements == p.locked
+    assert p.resolved_requirements == ("torch==2.13.0",)
+    assert p.version_of("safetensors") == "0.8.0"
+
+
+def test_no_lock_takes_what_breaks_the_cpu_build_of_vllm() -> None:
+    there = {r.partition("==")[0] for r in pins("vllm").locked}
+    assert not there & {"torchvision", "torchaudio", "torchcodec", "vllm", "triton"}
+
+
+def test_every_lock_file_is_used() -> None:
+    folder = Path(__file__).parents[3] / "profiles" / "backends" / "locks"
+    used = {pins(n, v).lock for n, v in EVERY}
+    assert {p.name for p in folder.iterdir()} == used - {None}
+
+
+def test_the_content_of_a_lock_goes_into_the_digest() -> None:
+    p = pins("llmcompressor")
+    newer = msgspec.structs.replace(p, locked=("zzz==1", *p.locked[1:]))
+    renamed = msgspec.structs.replace(p, lock="other.txt")
+    assert newer.digest != p.digest
+    assert renamed.digest == p.digest
+
+
+def test_environments_without_variants_have_none() -> None:
+    assert variants("llama.cpp") == ()
+    assert pins("llama.cpp").variant is None
+    assert pins("llama.cpp").title == "llama.cpp"
+    for name, variant in (("llama.cpp", "cuda"), ("vllm", "metal")):
+        with pytest.raises(AdvisorError) as e:
+            pins(name, variant)
+        assert e.value.code == "bad-option"
+        assert repr(variant) in e.value.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch==2.13.0+cpu",
+        "torch>=2",
+        "torch",
+        "torch @ file:///wheels/torch.whl",
+        "-r other.txt",
+        "--index-url elsewhere",
+        "torch==2.13.0 # why",
+        "Torch==2.13.0",
+        "torch==2.*",
+    ],
+)
+def test_a_lock_takes_exact_pins_only(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "lock.txt"
+    path.write_text(f"# words\nnumpy==2.4.6\n{line}\n")
+    with pytest.raises(AdvisorError) as e:
+        read_lock(path)
+    assert e.value.code == "bad-profile"
+    assert repr(line) in e.value.message
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "a==1\na==2\n"])
+def test_a_lock_is_not_empty_and_names_nothing_twice(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "lock.txt"
+    path.write_text(text)
+    with pytest.raises(AdvisorError) as e:
+        read_lock(path)
+    assert e.value.code == "bad-profile"
+    with pytest.raises(AdvisorError):
+        read_lock(tmp_path / "absent.txt")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_lock_or_refused(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lock.txt"
+        path.write_text(text, encoding="utf-8")
+        try:
+            found = read_lock(path)
+        except AdvisorError as e:
+            assert e.code == "bad-profile"
+        else:
+            assert found
+            assert all(re.fullmatch(r"[a-z0-9-]+==[0-9a-z.!]+", line) for line in found)
+
+
+def test_no_profile_names_an_index_or_a_path() -> None:
+    folder = Path(__file__).parents[3] / "profiles" / "backends"
+    for path in folder.rglob("*.*"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"https?://|--(extra-)?index|(^|\s)/(work|tmp|home|opt|root)/|\+cpu", text), path

@@ -46,6 +46,7 @@ def answers() -> Answers:
         "rules_show": lambda rule_id, **_: samples.sample_rule(id=rule_id),
         "rules_lint": lambda paths=(), **_: (),
         "env_list": lambda **_: (samples.sample_env(),),
+        "env_offers": lambda **_: samples.sample_offers(),
         "env_providers": lambda **_: samples.sample_providers(),
         "env_build": lambda name, **_: samples.sample_env(name=name),
         "cache_info": lambda **_: samples.sample_cache(),

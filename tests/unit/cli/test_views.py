@@ -217,6 +217,21 @@ def test_addresses_paths_and_ids_are_never_cut(draw: Callable[..., str], columns
     assert text.count(one.name) == 2
 
 
+def test_environments_show_variant_state_and_what_can_be_built(draw: Callable[..., str]) -> None:
+    old = samples.sample_env(name="vllm", variant="cuda", complete=False, built=True, current=False)
+    half = samples.sample_env(name="autoawq", complete=False, built=False)
+    text = draw(lambda page: environments.listing(page, (samples.sample_env(), old, half), (), samples.sample_offers()))
+    rows = {tuple(line.split()[:3]) for line in text.splitlines() if line.strip()}
+    assert {("llama.cpp", "complete", "1.00"), ("vllm", "cuda", "outdated"), ("autoawq", "incomplete", "1.00")} <= rows
+    assert {("vllm", "cpu", "no"), ("llama.cpp", "yes", "1.00")} <= rows
+    assert "Serves AWQ." in text
+    assert "NVIDIA T4: the driver 535 is too old" in text
+    assert "PyTorch's own index" not in text
+    told = draw(lambda page: environments.listing(page, (), (), samples.sample_offers(), verbose=True))
+    assert "vllm needs PyTorch's own index" in told
+    assert "variants cpu, cuda, rocm" in told
+
+
 def test_logs_are_not_wrapped(draw: Callable[..., str]) -> None:
     line = "a line of a log " * 20
     assert draw(lambda page: page.lines(line), 60) == line.rstrip() + "\n"

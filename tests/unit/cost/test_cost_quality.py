@@ -34,18 +34,22 @@ def test_no_published_loss_is_above_the_prediction() -> None:
     assert inside / sum(p.kld is not None for p in points) > 0.9
 
 
-def test_published_artifacts_pass_their_bands() -> None:
-    checked = 0
+def test_published_artifacts_pass_their_bands_or_are_warned_of() -> None:
+    """A warning only where the loss itself is large, never because a format's limit is too narrow."""
+    checked = warned = 0
     for p in evidence():
         limits = bands(p.params, p.method, p.format, imatrix=p.imatrix)
         if p.kld is not None:
-            assert p.kld <= limits["kld"].warn, p
+            assert p.kld <= limits["kld"].warn or 0.3 < p.kld <= limits["kld"].fail, p
             checked += 1
+            warned += p.kld > limits["kld"].warn
         if p.perplexity_ratio is not None:
-            assert p.perplexity_ratio <= limits["perplexity_ratio"].warn, p
+            ratio = limits["perplexity_ratio"]
+            assert p.perplexity_ratio <= ratio.warn or math.exp(0.3) < p.perplexity_ratio <= ratio.fail, p
         if p.top1_agreement is not None:
             assert p.top1_agreement >= limits["top1_agreement"].warn, p
     assert checked > 20
+    assert 0 < warned < checked / 5
 
 
 # Sound artifacts of SmolLM2-135M, measured: mean KL divergence and the least agreement seen.
@@ -54,14 +58,15 @@ def test_published_artifacts_pass_their_bands() -> None:
     [
         ("gguf", "q8_0", 0.002),
         ("gguf", "q4_k_m", 0.0312),
+        ("w8a8", "w8a8", 0.019),
         ("w8a8", "w8a8", 0.035),
         ("fp8", "fp8", 0.034),
         ("int8", "int8", 0.022),
         ("awq", "w4a16-g64", 0.161),
+        ("gptq", "w4a16-g64", 0.179),
         ("gptq", "w4a16-g64", 0.244),
         ("hqq", "hqq4-g64", 0.232),
         ("nf4", "nf4", 0.287),
-        ("rtn", "w4a16-g64", 0.473),
         ("none", "bf16", 0.001),
     ],
 )
@@ -71,14 +76,22 @@ def test_small_sound_artifacts_pass_and_broken_ones_fail(method: str, fmt: str, 
     assert band.fail <= 1.5  # a wrong scale or a layer of zeros costs nats
 
 
+def test_rounding_a_small_model_to_four_bits_is_let_through_with_a_warning() -> None:
+    """SmolLM2-135M-Instruct measured: .473 nats, perplexity 34.08 over 23.90."""
+    found = bands(SMALL, "rtn", "w4a16-g64", imatrix=False)
+    assert found["kld"].warn < 0.473 < found["kld"].fail
+    assert found["perplexity_ratio"].warn < 34.08 / 23.90 < found["perplexity_ratio"].fail
+
+
 @pytest.mark.parametrize(
     ("fmt", "ratio"),
     [("q8_0", 1.0044), ("q6_k", 1.0096), ("q5_k_m", 1.0086), ("q4_k_m", 1.0662), ("iq4_xs", 1.0964), ("q4_0", 1.2335),
      ("q3_k_m", 1.1615), ("q2_k", 1.442)],
 )  # fmt: skip
-def test_small_sound_files_pass_by_perplexity(fmt: str, ratio: float) -> None:
+def test_small_sound_files_do_not_fail_by_perplexity(fmt: str, ratio: float) -> None:
     band = bands(SMALL, "gguf", fmt, imatrix=False)["perplexity_ratio"]
-    assert ratio <= band.warn < band.fail
+    assert band.warn < band.fail
+    assert ratio <= (band.fail if fmt == "q2_k" else band.warn)
 
 
 FAMILIES = [

@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from advisor import settings
+from advisor.backends import pins as pins_
 from advisor.backends.pins import BackendPins, PackagePin
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event
@@ -255,6 +257,106 @@ def test_a_plan_bigger_than_the_disk(home: Settings, monkeypatch: pytest.MonkeyP
         ensure(home)
     assert e.value.code == "disk-full"
     assert e.value.data["needed_bytes"] == 1000
+
+
+def locked_pins(*lines: str, resolved: tuple[str, ...] = (), variant: str | None = None) -> BackendPins:
+    return msgspec.structs.replace(make_pins(), lock="t.txt", locked=lines, resolved=resolved, variant=variant)
+
+
+class FakePip:
+    """Stands in for pip: keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[bool, str]] = []
+
+    def __call__(self, argv: list[Any], *, log: Path, **_: Any) -> Completed:
+        if "pip" in argv:
+            self.calls.append(("--no-deps" in argv, Path(argv[argv.index("-r") + 1]).read_text()))
+        return Completed(0, 0.0, (), log, False)
+
+
+@pytest.mark.parametrize(
+    ("pins", "calls"),
+    [
+        (make_pins(), [(False, "six==1.17.0\n")]),
+        (locked_pins("six==1.17.0", "torch==2.13.0"), [(True, "six==1.17.0\ntorch==2.13.0\n")]),
+        (
+            locked_pins("six==1.17.0", "torch==2.13.0", resolved=("torch",)),
+            [(True, "six==1.17.0\ntorch==2.13.0\n"), (False, "torch==2.13.0\n")],
+        ),
+    ],
+)
+def test_with_a_lock_only_what_the_build_of_torch_asks_for_is_resolved(
+    pins: BackendPins, calls: list[tuple[bool, str]], home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = FakePip()
+    asked: list[Any] = []
+    monkeypatch.setattr(env_build, "run", pip)
+    monkeypatch.setattr(env_build, "run_runner", lambda _env, _script, request, **_: asked.append(request) or {})
+    ensure(home, pins)
+    assert pip.calls == calls
+    assert asked == [{}]
+
+
+def test_the_health_check_is_told_the_variant(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def fails(_env: Any, _script: str, request: Any, **_: Any) -> None:
+        asked.append(request)
+        raise AdvisorError("out-of-memory", "no device")
+
+    monkeypatch.setattr(env_build, "run", FakePip())
+    monkeypatch.setattr(env_build, "run_runner", fails)
+    with pytest.raises(AdvisorError) as e:
+        ensure(home, locked_pins("six==1.17.0", variant="cuda"))
+    assert asked == [{"variant": "cuda"}]
+    assert e.value.code == "env-failed"
+    assert e.value.message == "The environment tiny (cuda) does not work: no device"
+
+
+def test_variants_lie_side_by_side_and_are_told_apart(home: Settings, build: FakeBuild) -> None:
+    paths = {envs.ensure("vllm", settings=home, variant=v).path for v in ("cpu", "cuda")}
+    assert len(paths) == 2
+    assert envs.ensure("vllm", settings=home).path in paths
+    assert build.count == 2
+    found = envs.list_envs(settings=home)
+    assert sorted((e.variant, e.current, e.built) for e in found) == [("cpu", True, True), ("cuda", True, True)]
+    assert envs.find("vllm", settings=home, variant="rocm") is None
+    report = envs.doctor("vllm", settings=home, variant="rocm")
+    assert report.problems == ("it is not built: advisor env build vllm --variant rocm",)
+    with pytest.raises(AdvisorError) as e:
+        envs.ensure("vllm", settings=home, variant="metal")
+    assert e.value.code == "bad-option"
+
+
+def test_an_environment_of_other_pins_is_shown_as_outdated(
+    home: Settings, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = pins_.pins("transformers")
+    envs.ensure("transformers", settings=home, pins=msgspec.structs.replace(old, locked=("six==1.17.0",)))
+    (info,) = envs.list_envs(settings=home)
+    assert (info.name, info.variant, info.built, info.current) == ("transformers", "cpu", True, False)
+    assert envs.find("transformers", settings=home) is None
+
+
+def test_a_package_that_the_index_lacks_is_named(tmp_path: Path) -> None:
+    line = "ERROR: No matching distribution found for gptqmodel==99.0"
+    error = env_build._pip_failed(Completed(1, 1.0, (line,), tmp_path / "log", False), "pip could not install x")
+    assert error.code == "env-failed"
+    assert error.message == (
+        "pip could not install x: the package index has no gptqmodel==99.0 for this Python and platform."
+    )
+
+
+@pytest.mark.slow
+def test_a_lock_with_a_version_that_does_not_exist(home: Settings) -> None:
+    bad = locked_pins("six==1.17.0", "packaging==9999.1", variant="cpu")
+    with pytest.raises(AdvisorError) as e:
+        ensure(home, bad)
+    assert e.value.code == "env-failed"
+    assert "packaging==9999.1" in e.value.message
+    assert "tiny (cpu)" in e.value.message
+    assert not envs.is_ready(bad, home)
 
 
 @pytest.mark.slow

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.execute import gate
+from advisor.execute import gate, remedies
 from advisor.execute.gate import Measured, bands_without_original
 from advisor.facts.results import Band, Finding, Gate, PromptPair, Verification
 from advisor.facts.words import GGUF_FORMATS
@@ -113,14 +114,14 @@ def test_garbled_output_advises_more_bits_or_broader_calibration() -> None:
 @pytest.mark.parametrize("fmt", GGUF_FORMATS)
 def test_next_format_climbs_to_the_top(fmt: str) -> None:
     seen = [fmt]
-    while (better := gate.next_format(seen[-1])) is not None:
+    while (better := remedies.next_format(seen[-1])) is not None:
         assert GGUF_FORMATS.index(better) > GGUF_FORMATS.index(seen[-1])
         seen.append(better)
     assert seen[-1] in ("f16", "bf16")
 
 
 def test_next_format_of_other_methods_is_unknown() -> None:
-    assert gate.next_format("w4a16-g128") is None
+    assert remedies.next_format("w4a16-g128") is None
 
 
 def test_no_speed_up() -> None:
@@ -150,3 +151,46 @@ def test_gate_error_carries_diagnosis_and_next_plan(tmp_path_factory: pytest.Tem
     assert error.context == ("too far", "garbled-output: do this")
     assert error.hint == "advisor up SmolLM2 --format q3_k_m"
     assert error.data["verification"]["kld"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("method", "fmt", "hint", "following"),
+    [
+        ("gptq", "w4a16-g64", "advisor up M --method gptq --format w4a16-g32", ("gptq", "w4a16-g32")),
+        ("rtn", "w4a16-g32", "advisor up M --method gptq --format w4a16-g32", ("gptq", "w4a16-g32")),
+        ("int8", "int8", "advisor up M --method none", ("none", "bf16")),
+        ("none", "bf16", "advisor up M --method none", (None, None)),
+    ],
+)
+def test_the_next_choice_of_other_methods_is_a_command(
+    method: str, fmt: str, hint: str, following: tuple[str | None, str | None], tmp_path: Path
+) -> None:
+    failed = Verification(
+        perplexity=90.0,
+        perplexity_reference=20.0,
+        kld=2.0,
+        top1_agreement=0.1,
+        positions=10,
+        text="t",
+        text_sha256="0",
+        prompts=(),
+        findings=(),
+        gate=Gate(verdict="fail", bands=BANDS, because=()),
+    )
+    error = gate.gate_error(failed, tmp_path / "m", fmt=fmt, model="M", method=method)
+    assert error.hint == hint
+    assert (error.data["next_method"], error.data["next_format"]) == following
+
+
+def test_layers_that_put_out_too_little_or_too_much_are_named() -> None:
+    sizes = {"layers.0.mlp": 1.0, "layers.1.mlp": 40.0, "layers.2.mlp": 0.0}
+    assert gate.find_layers(sizes, sizes, method="rtn", fmt="w4a16-g64") == []
+    near = {"layers.0.mlp": 1.3, "layers.1.mlp": 30.0, "layers.2.mlp": 0.0}
+    assert gate.find_layers(sizes, near, method="rtn", fmt="w4a16-g64") == []
+    (dead,) = gate.find_layers(sizes, {**sizes, "layers.1.mlp": 0.1}, method="rtn", fmt="w4a16-g64")
+    assert (dead.code, "layers.1.mlp" in dead.message) == ("zeroed-layer", True)
+    (odd,) = gate.find_layers(
+        sizes, {**sizes, "layers.0.mlp": 0.3, "layers.1.mlp": 90.0}, method="rtn", fmt="w4a16-g64"
+    )
+    assert (odd.code, "layers.0.mlp" in odd.message) == ("bad-scales", True)
+    assert "advisor up MODEL --method rtn --format w4a16-g64" in odd.remedy

@@ -12,8 +12,9 @@ from advisor.execute import verify as module
 from advisor.execute.envs import Env
 from advisor.execute.prompts import Prompt
 from advisor.execute.store import Store
+from advisor.execute.tasks import read_tasks
 from advisor.execute.texts import Text
-from advisor.execute.verify import check_types, content_sha256, read_tasks, verify, weight_bytes
+from advisor.execute.verify import check_types, content_sha256, verify, weight_bytes
 from advisor.facts.results import Verification
 from advisor.model.resolve import resolve
 from advisor.model.tensors import tensors
@@ -50,6 +51,7 @@ class Runner:
 
     def __init__(self, **result: Any) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.choices: list[Any] = result.pop("choices", [[], []])
         self.result = {
             "perplexity": [10.0, 10.1],
             "kld": 0.01,
@@ -68,8 +70,9 @@ class Runner:
         answers = self.result["prompts"] or [["wet.", "blue."] + ["no"] * 9, ["wet.", "clear."] + ["no"] * 9]
         sides = [a[: len(request["prompts"])] for a in answers][-len(request["models"]) :]
         if len(request["models"]) == 1:
-            return {**self.result, "perplexity": [10.1], "kld": None, "top1_agreement": None, "prompts": sides}
-        return {**self.result, "prompts": sides}
+            alone = {"perplexity": [10.1], "kld": None, "top1_agreement": None}
+            return {**self.result, **alone, "prompts": sides, "choices": self.choices[-1:]}
+        return {**self.result, "prompts": sides, "choices": self.choices}
 
 
 def run(

@@ -1,0 +1,1 @@
+"""vLLM: its options, the kernels it chooses, and its failures."""
