@@ -76,11 +76,13 @@ def launch(
     endpoint: Endpoint,
     serving: Serving | None = None,
     machine: Machine | None = None,
+    provider: str | None = None,
 ) -> tuple[Deployment, str | None]:
     """Start the plan's runtime under supervision, as a step; the deployment and its key, where it has one.
 
     ``serving``: the programs that serve; without, or for the wheel, the environment ``env`` does. ``machine``: whose
-    devices the plan names; the server sees those alone.
+    devices the plan names; the server sees those alone. ``provider``: the one that the user asked for; a deployment
+    of the plan by another one is in the way.
 
     Raises:
         AdvisorError: as ``Deployments.launch``, with the runtime's own diagnosis of its log.
@@ -94,14 +96,17 @@ def launch(
     at_host, _, explicit = endpoint
     key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
     seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
+    only = _only(plan, machine, serving)
+    serves = serving.provider if serving is not None and plan.runtime == "llama.cpp" else None
 
     def run() -> Outcome[Deployment]:
         at = free_port(deployments, name, endpoint)
 
         def spec_at(p: int) -> LaunchSpec:
             command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving)
-            command = msgspec.structs.replace(command, env={**command.env, **seen})
-            return _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
+            command = msgspec.structs.replace(command, argv=(*command.argv, *only), env={**command.env, **seen})
+            spec = _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
+            return msgspec.structs.replace(spec, provider=serves)
 
         started = deployments.launch(
             spec_at(at),
@@ -109,6 +114,7 @@ def launch(
             reporter=steps.reporter,
             cancel=steps.cancel,
             at_port=None if explicit else spec_at,
+            provider=provider,
         )
         return Outcome(started, detail=f"{started.name} at {started.url}")
 
@@ -121,6 +127,18 @@ def launch(
             e.data["finding"] = found.to_json()
         raise
     return started, read_key(started.api_key_file)
+
+
+def _only(plan: Plan, machine: Machine | None, serving: Serving | None) -> tuple[str, ...]:
+    """Options that keep a server with Vulkan off the devices that the plan does not name."""
+    from advisor.backends import selection
+
+    binary = serving.binary if serving is not None else None
+    if binary is None or machine is None or plan.settings.gpu_layers == 0:
+        return ()
+    names = selection.vulkan_names(machine.vulkan, plan.devices, binary.devices)
+    option = binary.has("--device", "-dev")
+    return (option, ",".join(names)) if names and option is not None else ()
 
 
 def _command(

@@ -34,7 +34,8 @@ def judge(
     kind = c.target.kind
     installed = {found.runtime for found in machine.runtimes}
     needs = list(caps.needs.get(kind, ()))
-    if c.runtime == "llama.cpp" and providers.provided(machine, kind):
+    split = kind != "cpu" and "host" in c.target.keys
+    if c.runtime == "llama.cpp" and providers.provided(machine, kind, split=split):
         needs = []
     if c.runtime in installed:
         needs = [n for n in needs if n != f"{c.runtime} installed"]
