@@ -10,21 +10,28 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from advisor import settings as settings_  # noqa: E402
-from advisor.cost.offload import engine_buffers, gpu_layers_that_fit  # noqa: E402
+from advisor.cost.offload import engine_buffers  # noqa: E402
 from advisor.errors import AdvisorError  # noqa: E402
 from advisor.execute.envs import ensure  # noqa: E402
 from advisor.execute.offload import ENV, Offload, Text  # noqa: E402
 from advisor.execute.texts import verification_text  # noqa: E402
 from advisor.facts.plan import Settings  # noqa: E402
-from tests.engine.test_offload_memory import MACHINE, PROVIDER, loads, predict  # noqa: E402
-from tests.engine.vulkan import LIMIT, MIB, File, real_file  # noqa: E402
+from tests.engine.vulkan import real_file  # noqa: E402
 from tests.support import lavapipe  # noqa: E402
+from tests.support.offloading import (  # noqa: E402
+    LIMIT,
+    MACHINE,
+    MIB,
+    File,
+    asked_layers,
+    most_that_load,
+    planned_layers,
+    predict,
+)
 
 LAYERS = (1, 8, 16, 24, 30, 31)
 CONTEXTS = ((512, 512, "f16"), (8192, 512, "f16"), (8192, 128, "q8_0"))
@@ -67,27 +74,16 @@ def _memory(say: Callable[[str], None], loader: Offload, files: list[File]) -> N
 
 def _layers(say: Callable[[str], None], loader: Offload, files: list[File]) -> None:
     say("## Layers that the plan puts on the device, and the most that load\n")
-    say("| format | room on the device, MiB | context | ubatch | planned | most that load |\n|---|---|---|---|---|---|")
+    say("Planned: by the formulas. Asked: after the engine's dry load, which is what is launched.\n")
+    say("| format | room on the device, MiB | context | ubatch | planned | asked | most that load |")
+    say("|---|---|---|---|---|---|---|")
     for file in files:
         for room, context, ubatch in ROOMS:
             base = Settings(context=context, ubatch=ubatch)
-            planned = gpu_layers_that_fit(
-                file.model,
-                file.tensors,
-                fmt=file.fmt,
-                settings=base,
-                machine=MACHINE,
-                device="gpu0",
-                as_is=True,
-                provider=PROVIDER,
-                room=room * MIB,
-            )
-            most = max(planned - 2, 0)
-            while most < file.model.layers + 1 and loads(
-                loader, file, msgspec.structs.replace(base, gpu_layers=most + 1), room * MIB
-            ):
-                most += 1
-            say(f"| {file.fmt} | {room} | {context} | {ubatch} | {planned} | {most} |")
+            planned = planned_layers(file, base, room * MIB)
+            asked = asked_layers(loader, file, base, planned, room * MIB)
+            most = most_that_load(loader, file, base, max(min(planned, asked) - 2, 0), room * MIB)
+            say(f"| {file.fmt} | {room} | {context} | {ubatch} | {planned} | {asked} | {most} |")
     say("")
 
 

@@ -5,7 +5,7 @@ CPU time, not wall time, wherever one is compared with another: it does not move
 real model and the same steps by hand; ``formats`` compares predicted and measured memory over several formats;
 ``load-mode`` compares ways to get a file into memory, ``waiting`` threads that spin with threads that sleep. Without a
 word: all of these. ``providers`` compiles llama.cpp (over ten minutes) and holds it against the prebuilt wheel;
-``offload`` needs a software Vulkan driver.
+``binding`` compiles llama-cpp-python where it is not there yet; ``offload`` needs a software Vulkan driver.
 ``--write FILE`` also writes what is printed.
 """
 
@@ -291,6 +291,13 @@ def offload(say: Callable[[str], None]) -> None:
     compare(say)
 
 
+def binding(say: Callable[[str], None]) -> None:
+    """Memory of llama-cpp-python's server by vocabulary."""
+    from benchmarks.binding import binding as compare
+
+    compare(say)
+
+
 def main(argv: list[str]) -> int:
     """Run the parts that are named, or all."""
     write = Path(argv[argv.index("--write") + 1]) if "--write" in argv else None
@@ -301,11 +308,12 @@ def main(argv: list[str]) -> int:
         "formats": formats,
         "load-mode": load_mode,
         "waiting": waiting,
-        # Only where they are named: one compiles llama.cpp, the other needs a software Vulkan driver.
+        # Only where they are named: they compile llama.cpp, or need a software Vulkan driver.
         "providers": providers,
+        "binding": binding,
         "offload": offload,
     }
-    usual = [part for name, part in parts.items() if name not in ("providers", "offload")]
+    usual = [part for name, part in parts.items() if name not in ("providers", "binding", "offload")]
     chosen = [parts[a] for a in argv if a in parts] or usual
     lines: list[str] = []
 

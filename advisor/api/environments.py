@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WHEEL = "llama.cpp"
 BUILD = "llama.cpp-build"
+VULKAN = "llama.cpp-vulkan"
 
 
 def _env(info: envs.EnvInfo) -> EnvInfo:
@@ -31,7 +32,7 @@ def _env(info: envs.EnvInfo) -> EnvInfo:
         bytes=info.bytes,
         python=info.python_version,
         packages=packages,
-        provider={WHEEL: "wheel", BUILD: "build"}.get(info.name),
+        provider={WHEEL: "wheel", VULKAN: "wheel", BUILD: "build"}.get(info.name),
         variant=info.variant,
         built=info.built,
         current=info.current,

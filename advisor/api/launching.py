@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from advisor.facts.machine import Machine
     from advisor.settings import Settings
 
+_LOG_LINES: Final = 5000
 _READY_TIMEOUT_S: Final = 900.0
 
 
@@ -76,11 +77,13 @@ def launch(
     endpoint: Endpoint,
     serving: Serving | None = None,
     machine: Machine | None = None,
+    provider: str | None = None,
 ) -> tuple[Deployment, str | None]:
     """Start the plan's runtime under supervision, as a step; the deployment and its key, where it has one.
 
     ``serving``: the programs that serve; without, or for the wheel, the environment ``env`` does. ``machine``: whose
-    devices the plan names; the server sees those alone.
+    devices the plan names; the server sees those alone. ``provider``: the one that the user asked for; a deployment
+    of the plan by another one is in the way.
 
     Raises:
         AdvisorError: as ``Deployments.launch``, with the runtime's own diagnosis of its log.
@@ -95,14 +98,17 @@ def launch(
     key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
     device = next((d.vendor for d in machine.devices if d.id in plan.devices), "cpu") if machine is not None else "cpu"
     seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
+    only = _only(plan, machine, serving)
+    serves = serving.provider if serving is not None and plan.runtime == "llama.cpp" else None
 
     def run() -> Outcome[Deployment]:
         at = free_port(deployments, name, endpoint)
 
         def spec_at(p: int) -> LaunchSpec:
             command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving, device)
-            command = msgspec.structs.replace(command, env={**command.env, **seen})
-            return _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
+            command = msgspec.structs.replace(command, argv=(*command.argv, *only), env={**command.env, **seen})
+            spec = _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
+            return msgspec.structs.replace(spec, provider=serves)
 
         started = deployments.launch(
             spec_at(at),
@@ -110,18 +116,58 @@ def launch(
             reporter=steps.reporter,
             cancel=steps.cancel,
             at_port=None if explicit else spec_at,
+            provider=provider,
         )
         return Outcome(started, detail=f"{started.name} at {started.url}")
 
     try:
         started = steps.do(Step("launch", run))
     except AdvisorError as e:
-        found = runtime.diagnose("\n".join((e.message, *e.context)))
+        # The cause may stand far above the last lines that the error carries.
+        found = runtime.diagnose("\n".join((e.message, *e.context, *_log(deployments, name))))
         if found is not None:
             e.context = (*e.context, f"diagnosis ({found.code}): {found.message}", f"remedy: {found.remedy}")
             e.data["finding"] = found.to_json()
         raise
     return started, read_key(started.api_key_file)
+
+
+def _only(plan: Plan, machine: Machine | None, serving: Serving | None) -> tuple[str, ...]:
+    """Options that keep a server with Vulkan off the devices that the plan does not name."""
+    from advisor.backends import selection
+
+    binary = serving.binary if serving is not None else None
+    if binary is None or machine is None or plan.settings.gpu_layers == 0:
+        return ()
+    names = selection.vulkan_names(machine.vulkan, plan.devices, binary.devices)
+    option = binary.has("--device", "-dev")
+    return (option, ",".join(names)) if names and option is not None else ()
+
+
+def _log(deployments: Deployments, name: str) -> tuple[str, ...]:
+    """The deployment's log as far as it is kept, or nothing where there is none."""
+    try:
+        return deployments.logs(name, _LOG_LINES)
+    except AdvisorError:
+        return ()
+
+
+def launched_notes(deployments: Deployments, name: str, plan: Plan, machine: Machine) -> tuple[str, ...]:
+    """What the server's log says against the plan: a kernel that is not the one meant, with its remedy."""
+    if plan.runtime != "vllm":
+        return ()
+    from advisor.backends.vllm.kernels import kernel_finding
+
+    device = next((d for d in machine.devices if d.id in plan.devices), None)
+    found = kernel_finding(
+        plan.method,
+        plan.format,
+        "\n".join(_log(deployments, name)),
+        device=device.vendor if device is not None else "cpu",
+        compute_capability=device.compute_capability if device is not None else None,
+        isa=machine.host.cpu.isa,
+    )
+    return () if found is None else (f"{found.code}: {found.message} {found.remedy}",)
 
 
 def _command(

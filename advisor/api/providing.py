@@ -1,12 +1,12 @@
-"""The providers of llama.cpp on this machine: found on PATH, compiled here, or the prebuilt wheel."""
+"""The providers of llama.cpp on this machine: found on PATH, compiled here, or a prebuilt wheel."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from advisor.api import prebuilding
 from advisor.backends.llama.providers import PROVIDERS, Offer, choose, kind_of
 from advisor.errors import AdvisorError, did_you_mean
 from advisor.facts.machine import Machine, RuntimeFound
@@ -24,8 +24,8 @@ BINDING_ENV: Final = "llama-cpp-python"
 
 
 class Serving(NamedTuple):
-    """What a plan is carried out with. ``binary`` is ``None`` for the wheel, which is served out of its environment;
-    ``env``: another environment that serves."""
+    """What a plan is carried out with. ``binary`` is ``None`` for the wheel for the CPU, which is served out of its
+    environment; ``env``: another environment that serves."""
 
     provider: str
     binary: Binary | None
@@ -37,6 +37,7 @@ def with_providers(machine: Machine, settings: Settings) -> Machine:
 
     Programs on PATH that are new here are asked for their version; nothing is built, installed or loaded.
     """
+    prebuilt_ = prebuilding.offer(settings, machine)
     found = [
         RuntimeFound(
             runtime="llama.cpp",
@@ -45,7 +46,7 @@ def with_providers(machine: Machine, settings: Settings) -> Machine:
             backends=o.backends,
             path=o.binary.server if o.binary is not None else None,
         )
-        for o in (*_on_path(settings), *_built(settings), *_wheel(settings))
+        for o in (*_on_path(settings), *_built(settings), *_wheel(settings), *prebuilt_)
         if o.state in ("works", "untested")
     ]
     from advisor.backends.llama import native
@@ -53,7 +54,10 @@ def with_providers(machine: Machine, settings: Settings) -> Machine:
 
     buildable = native.buildable(machine, toolchain.look())
     return msgspec.structs.replace(
-        machine, runtimes=machine.runtimes + tuple(found) + _binding(settings), buildable=buildable
+        machine,
+        runtimes=machine.runtimes + tuple(found) + _binding(settings),
+        buildable=buildable,
+        prebuilt=prebuilding.drives(prebuilt_),
     )
 
 
@@ -89,7 +93,7 @@ def offers(settings: Settings, machine: Machine) -> tuple[Offer, ...]:
     elif not built:
         lacking = ", ".join(n.what for n in native.missing(native.best(machine, found), found))
         built.append(Offer(provider="build", state="failed", why=f"it cannot be compiled here without {lacking}"))
-    return (*_on_path(settings), *built, *wheel)
+    return (*_on_path(settings), *built, *wheel, *prebuilding.offer(settings, machine))
 
 
 def _offer(provider: str, kept: Kept) -> Offer:
@@ -209,6 +213,7 @@ def serving(settings: Settings, steps: Steps, plan: Plan, machine: Machine, want
     from advisor.execute.steps import Outcome, Step
 
     kind = kind_of(plan.settings, machine, plan.devices)
+    split = _split(plan, kind)
     if plan.runtime != "llama.cpp":
         if wanted is not None:
             raise AdvisorError(
@@ -225,7 +230,11 @@ def serving(settings: Settings, steps: Steps, plan: Plan, machine: Machine, want
         tried: Offer | None = None
         while True:
             there = [tried if tried is not None and o.provider == "path" else o for o in offers(settings, machine)]
-            best = choose(plan.settings, kind, there, wanted=wanted, isa=machine.host.cpu.isa)
+            best = choose(plan.settings, kind, there, wanted=wanted, isa=machine.host.cpu.isa, split=split)
+            if best.provider == "wheel" and best.env is not None:
+                binary = prebuilding.program(settings, steps, best, plan, machine, kind, split=split)
+                there_already = best.binary is not None
+                return Outcome(Serving("wheel", binary), reused=there_already, detail=f"{binary.server} {binary.label}")
             if best.provider == "wheel":
                 return Outcome(Serving("wheel", None), reused=best.state == "works", detail="the prebuilt wheel")
             if best.provider == "path":
@@ -275,13 +284,18 @@ def servable(settings: Settings, plans: list[Plan], machine: Machine, wanted: st
     for plan in mine:
         kind = kind_of(plan.settings, machine, plan.devices)
         try:
-            choose(plan.settings, kind, there, wanted=wanted)
+            choose(plan.settings, kind, there, wanted=wanted, split=_split(plan, kind))
             good.append(plan)
         except AdvisorError as e:
             first = first or e
     if not good and first is not None:
         raise first
     return good
+
+
+def _split(plan: Plan, kind: str) -> bool:
+    """Whether some of the layers stay on the host."""
+    return kind != "cpu" and "host" in plan.devices
 
 
 def known_provider(name: str) -> None:
@@ -296,29 +310,3 @@ def known_provider(name: str) -> None:
             f"llama.cpp has no provider {name!r}.{did_you_mean(name, PROVIDERS)}",
             context=[f"known: {', '.join(PROVIDERS)}"],
         )
-
-
-def by_device(settings: Settings, steps: Steps, binary: Binary, plan: Plan, artifact: Path) -> str:
-    """What the provider's own dry load says of each device, in words; refused where the weights and the cache alone
-    do not fit what is free there now.
-
-    Raises:
-        AdvisorError: ``not-enough-memory``, ``interrupted``.
-    """
-    from advisor.execute.llama import fit
-
-    log = settings.paths.logs / "steps" / "fit-params.log"
-    needs = fit.ask(binary, artifact, plan.settings, log=log, cancel=steps.cancel)
-    if needs is None:
-        return "the engine could not be asked; the formulas stand"
-    free = {d.name: d.free_mib for d in binary.devices}
-    short = [n for n in needs if (there := free.get(n.name)) is not None and n.model_mib + n.context_mib > there]
-    if short:
-        raise AdvisorError(
-            "not-enough-memory",
-            "The weights and the cache do not fit now: "
-            + "; ".join(f"{n.name} needs {n.model_mib + n.context_mib} of {free[n.name]} MiB" for n in short),
-            hint=f"advisor recommend {plan.model} --context {max(512, plan.settings.context // 2)}",
-            data={"devices": {n.name: n.model_mib + n.context_mib for n in short}},
-        )
-    return fit.words(needs)

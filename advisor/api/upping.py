@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import hubbing, keeping, planning, providing, receipts
+from advisor.api import asking, hubbing, keeping, planning, providing, receipts
 from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model
-from advisor.api.launching import Endpoint, deployment_name, endpoint_of, free_port, launch, read_key, smoke
+from advisor.api.launching import (
+    Endpoint,
+    deployment_name,
+    endpoint_of,
+    free_port,
+    launch,
+    launched_notes,
+    read_key,
+    smoke,
+)
 from advisor.api.making import Made, facts_or_fetch, make_and_verify, refuse_offline
 from advisor.api.options import PlanOptions, checked, machine_options
 from advisor.errors import AdvisorError
@@ -20,9 +29,7 @@ from advisor.facts.results import Deployment, Receipt, UpResult, Verification
 from advisor.facts.text import shell_word
 
 if TYPE_CHECKING:
-    from advisor.api.providing import Serving
     from advisor.deploy.manager import Deployments
-    from advisor.execute.envs import Env
     from advisor.execute.steps import Steps
     from advisor.facts.machine import Machine
     from advisor.settings import Settings
@@ -217,7 +224,7 @@ def _carry_out(
     plan = chosen.plan
     deployments = manager(settings)
     wanted_name = name or deployment_name(chosen.model)
-    running = _running(deployments, wanted_name, plan, named=name is not None)
+    running = _running(deployments, wanted_name, plan, named=name is not None, provider=provider)
     known = receipts.load(deployments.folder(running.name)) if running is not None else None
     if running is not None and known is not None and (port is None or port == running.port):
         return _reuse(steps, deployments, running, plan, chosen.model, known)
@@ -234,12 +241,25 @@ def _carry_out(
         following=chosen.following,
         binary=serving.binary,
     )
-    plan = _corrected(settings, steps, plan, made, env, serving, memory=running is None)
+    if plan.method == "gguf":
+        plan = asking.corrected(settings, steps, plan, chosen.model, made, env, serving, memory=running is None)
     if running is None:
         receipts.forget(deployments.folder(wanted_name))
     deployment, key = launch(
-        settings, steps, deployments, plan, chosen.model, made, env, wanted_name, endpoint, serving, chosen.machine
+        settings,
+        steps,
+        deployments,
+        plan,
+        chosen.model,
+        made,
+        env,
+        wanted_name,
+        endpoint,
+        serving,
+        chosen.machine,
+        provider=provider,
     )
+    made = made._replace(notes=(*made.notes, *launched_notes(deployments, deployment.name, plan, chosen.machine)))
     answer = smoke(steps, deployments, deployment, chosen.model, key)
     receipt = _receipt(steps, deployments, deployment, plan, verification, made, answer, key)
     return UpResult(
@@ -251,13 +271,20 @@ def _carry_out(
     )
 
 
-def _running(deployments: Deployments, name: str, plan: Plan, *, named: bool) -> Deployment | None:
-    """The ready deployment of this very plan: the one named, or any where no name was given."""
-    if not named:
-        found = deployments.find_plan(plan.id)
-    else:
-        found = next((d for d in deployments.list() if d.name == name and d.plan_id == plan.id), None)
-    return found if found is not None and found.state == "ready" else None
+def _running(
+    deployments: Deployments, name: str, plan: Plan, *, named: bool, provider: str | None
+) -> Deployment | None:
+    """The ready deployment of this very plan: the one named, or any where no name was given; of the provider that was
+    asked for, where one was."""
+    there = [
+        d
+        for d in deployments.list()
+        if d.plan_id == plan.id
+        and d.state == "ready"
+        and (d.name == name or not named)
+        and (provider is None or d.provider == provider)
+    ]
+    return min(there, key=lambda d: d.name, default=None)
 
 
 def _reuse(
@@ -300,33 +327,6 @@ def _preflight(
         return Outcome(None, detail="disk, memory and port are fine")
 
     steps.do(Step("preflight", run))
-
-
-def _corrected(
-    settings: Settings, steps: Steps, plan: Plan, made: Made, env: Env, serving: Serving, *, memory: bool
-) -> Plan:
-    """The plan with the engine's own word on the cache and the work buffer; refused where it no longer fits."""
-    from advisor.execute import preflight
-    from advisor.execute.oracle import DryLoad
-    from advisor.execute.steps import Outcome, Step
-    from advisor.planner.correction import corrected
-
-    def run() -> Outcome[Plan]:
-        if serving.binary is not None and plan.settings.gpu_layers != 0:
-            return Outcome(plan, detail=providing.by_device(settings, steps, serving.binary, plan, made.artifact))
-        ask = DryLoad(env, settings.paths.logs / "steps" / "dryload.log", steps.cancel)
-        answer = ask.file(made.artifact, plan.settings)
-        if answer is None:
-            return Outcome(plan, detail="the engine could not be asked; the formulas stand")
-        new = corrected(plan, answer)
-        if memory:
-            preflight.check_memory(new, planning.own_machine(settings))
-        before, after = plan.memory.total.value, new.memory.total.value
-        return Outcome(
-            new, detail=f"the engine takes {after / 2**20:.0f} MiB; the formulas said {before / 2**20:.0f} MiB"
-        )
-
-    return steps.do(Step("ask-engine", run))
 
 
 def _receipt(

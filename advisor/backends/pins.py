@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -19,13 +20,21 @@ _LOCKED: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*==[0-9][0-9a-z.!]*")
 
 
 class PackagePin(Shape, frozen=True, kw_only=True):
-    """One package. ``marker`` is a PEP 508 environment marker; ``why`` what it is for; ``source`` who says so."""
+    """One package. ``marker`` is a PEP 508 environment marker; ``why`` what it is for; ``source`` who says so.
+
+    ``glibc``: the oldest GNU C library that it runs with; with an older one the environment is built without it.
+    ``isa``: processor features without which it does not run (the kernel's names); ``isa_layers``: those that it needs
+    in addition to compute layers on the processor.
+    """
 
     name: str
     version: str
     why: str
     source: str
     marker: str | None = None
+    glibc: str | None = None
+    isa: tuple[str, ...] = ()
+    isa_layers: tuple[str, ...] = ()
 
     @property
     def requirement(self) -> str:
@@ -130,6 +139,10 @@ class BackendPins(Shape, frozen=True, kw_only=True):
             body["variant"] = self.variant
         return hashlib.sha256(dumps_any(body)).hexdigest()
 
+    def package(self, name: str) -> PackagePin | None:
+        """The pin of a package, ``None`` where the environment is built without it here."""
+        return next((p for p in self.packages if p.name == name), None)
+
     def version_of(self, package: str) -> str:
         """All pinned versions of ``package`` (or source distribution, or package of the lock), joined by ``/``."""
         found = [p.version for p in self.packages if p.name == package]
@@ -166,9 +179,25 @@ def _read(path: Path) -> BackendPins:
 
     try:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return from_json(BackendPins, data)
+        known = from_json(BackendPins, data)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as e:
         raise AdvisorError("bad-profile", f"{path} does not load: {e}") from e
+    here = glibc()
+    fitting = tuple(p for p in known.packages if p.glibc is None or (here is not None and here >= _numbers(p.glibc)))
+    return msgspec.structs.replace(known, packages=fitting)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in version.split(".")[:2] if n.isdigit())
+
+
+def glibc() -> tuple[int, ...] | None:
+    """Version of the GNU C library that this process runs with; ``None`` on a system without it."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (AttributeError, ValueError, OSError):
+        return None
+    return _numbers(version) or None if name == "glibc" else None
 
 
 @cache

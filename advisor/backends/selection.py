@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.facts.machine import Device
+from advisor.backends.llama.binary import BinaryDevice
+from advisor.facts.machine import Device, Vulkan
 
 
 def environment(machine: Sequence[Device], keys: Sequence[str]) -> dict[str, str]:
@@ -26,3 +27,23 @@ def environment(machine: Sequence[Device], keys: Sequence[str]) -> dict[str, str
         if mine and (others or split) and len(uuids) == len(mine):
             out[variable] = ",".join(uuids)
     return out
+
+
+def vulkan_names(vulkan: Vulkan | None, keys: Sequence[str], seen: Sequence[BinaryDevice]) -> tuple[str, ...]:
+    """Names (``Vulkan0``) of the devices ``keys`` among those that a build of llama.cpp sees through Vulkan.
+
+    Vulkan calls a device the same in every program, so that names tell them apart; equal cards keep their order. Empty
+    where all that the build sees is meant, where it sees others than Vulkan's, and where a device is not found.
+    """
+    if any(d.backend != "vulkan" for d in seen):
+        return ()
+    shown = [v for v in (vulkan.devices or () if vulkan is not None else ()) if v.kind != "cpu"]
+    left, names = list(seen), {}
+    for one in shown:
+        same = next((d for d in left if d.description == one.name), None)
+        if same is not None:
+            left.remove(same)
+            names[one.device] = same.name
+    found = tuple(names[key] for key in keys if key in names)
+    wanted = [key for key in keys if key != "host"]
+    return found if len(found) == len(wanted) and len(found) < len(seen) else ()

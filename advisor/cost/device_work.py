@@ -77,7 +77,8 @@ class Shape_(NamedTuple):
 
 
 def habits(provider: str, ubatch: int) -> Habits:
-    """How the build of ``provider`` behaves: that of the Vulkan package is older than what the others are."""
+    """How the build of ``provider`` behaves. ``vulkan`` is the package for trial loads (b9190), older than what serves:
+    the prebuilt server (``wheel``, b10434) was seen to reserve what later builds do."""
     return Habits(ubatch, True) if provider == "vulkan" else NEW
 
 

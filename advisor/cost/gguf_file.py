@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Final, NamedTuple
 
 from advisor.cost.gguf_mix import DEFAULTS, SMALLER_BLOCKS, Assigned, assign
@@ -58,6 +59,7 @@ class WeightMap(NamedTuple):
 
 _CACHE: Final[dict[tuple[object, ...], tuple[object, WeightMap]]] = {}
 _CACHE_SIZE: Final = 512
+_LOCK: Final = Lock()
 
 
 def stored_types(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str) -> bool:
@@ -101,9 +103,10 @@ def weight_map(
         stored = False
         assigned = assign(model, tensors, fmt, imatrix=imatrix)
     built = _build(model, assigned, stored)
-    while len(_CACHE) >= _CACHE_SIZE:
-        _CACHE.pop(next(iter(_CACHE)))
-    _CACHE[key] = (tensors, built)
+    with _LOCK:  # threads plan side by side, and two of them must not throw out the same entry
+        while len(_CACHE) >= _CACHE_SIZE:
+            _CACHE.pop(next(iter(_CACHE)))
+        _CACHE[key] = (tensors, built)
     return built
 
 

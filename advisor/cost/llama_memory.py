@@ -19,12 +19,14 @@ from advisor.facts.quantity import Quantity, exact, total
 
 MIB: Final = 1 << 20
 # provider -> resident bytes without any model: what the process and its libraries take
-_PROCESS: Final = {"wheel": 50 * MIB, "build": 38 * MIB, "path": 38 * MIB}
+_PROCESS: Final = {"wheel": 50 * MIB, "build": 38 * MIB, "path": 38 * MIB, "binding": 76 * MIB}
 _PROCESS_SOURCE: Final = {
     "wheel": "resident size of xllamacpp's server in a Python process, less its buffers, for five vocabularies",
     "build": "resident size of llama-server less its buffers",
     "path": "resident size of llama-server less its buffers",
+    "binding": "measured: resident size of llama-cpp-python's server less its buffers, for five vocabularies",
 }
+_MEASURED: Final = ("wheel", "binding")
 _TOKEN: Final = 180  # bytes of tables a vocabulary entry; a second merge a token takes as much again
 _CONTEXTS: Final = {  # driver context and pools of one process on a device: value, low, high
     "nvidia": (420 * MIB, 150 * MIB, 900 * MIB),
@@ -110,7 +112,8 @@ def memory(
         devices: ``("host",)``, ``("gpu0",)``, or ``("gpu0", "host")`` for a split.
         imatrix: an importance matrix is used.
         as_is: the model's own file is served.
-        provider: ``wheel`` (the server inside a Python process), ``build`` or ``path`` (``llama-server``).
+        provider: ``wheel`` (the server inside a Python process), ``build`` or ``path`` (``llama-server``), ``binding``
+            (llama-cpp-python's server, compiled here).
         build_isa: features the program was compiled for; by default those of prebuilt packages for ``wheel``, and the
             CPU's own for the others.
         unified: one cache for all slots.
@@ -205,7 +208,7 @@ def overhead(model: ModelFacts, provider: str) -> Quantity:
     """What the server's process takes beside its buffers: libraries, an interpreter, tables of the vocabulary.
 
     Measured for vocabularies of 32,000 to 256,000 entries: 50 MiB and 180 bytes an entry with the Python package,
-    12 MiB less without.
+    12 MiB less without, and 26 more with llama-cpp-python, whose server is a Python program (FastAPI, numpy).
     """
     base = _PROCESS.get(provider, _PROCESS["build"])
     value = base + _TOKEN * model.vocab
@@ -214,7 +217,7 @@ def overhead(model: ModelFacts, provider: str) -> Quantity:
         low=base * 3 // 4,
         high=base + 30 * MIB + 3 * _TOKEN * model.vocab,
         unit="bytes",
-        method="measured" if provider == "wheel" else "fit",
+        method="measured" if provider in _MEASURED else "fit",
         source=_PROCESS_SOURCE.get(provider, _PROCESS_SOURCE["build"]),
     )
 

@@ -12,6 +12,7 @@ from advisor.facts.protocols import EngineOracle
 
 # Runtimes that load GGUF files with llama.cpp's own code.
 LLAMA: Final = frozenset({"llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "textgen"})
+_PROVIDERS: Final = {"llama-cpp-python": "binding"}
 
 
 def memory(
@@ -47,7 +48,7 @@ def memory(
             imatrix=imatrix,
             as_is=as_is,
             engine=engine,
-            provider=provider if runtime == "llama.cpp" else "build",
+            provider=provider if runtime == "llama.cpp" else _PROVIDERS.get(runtime, "build"),
             build_isa=build_isa,
         )
     return checkpoint_memory.memory(

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from advisor.cost.device_work import device_work, habits
 from advisor.cost.gguf_file import weight_map
+from advisor.cost.kv import cells
 from advisor.cost.llama_memory import device_context, memory
-from advisor.cost.placement import HOST, device_of
+from advisor.cost.placement import HOST, device_of, place
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Settings
@@ -111,6 +113,46 @@ def expert_layers_on_host(
     return low
 
 
+def granted(machine: Machine, device: str) -> int | None:
+    """Bytes of a device's memory that a plan may fill: what a process gets and what is free now, less a margin.
+
+    ``None`` where the device's memory is unknown, and for the host.
+
+    Raises:
+        KeyError: an unknown device.
+    """
+    found = device_of(machine, device)
+    if found is None:
+        return None
+    known = [v for v in (found.memory.usable_bytes, found.memory.free_bytes) if v is not None]
+    size = min(known) if known else found.memory.total_bytes
+    return size - min(_MARGIN, size // 16) if size else None
+
+
+def device_buffer(
+    model: ModelFacts,
+    tensors: tuple[TensorSpec, ...],
+    *,
+    fmt: str,
+    settings: Settings,
+    machine: Machine,
+    devices: tuple[str, ...],
+    device: str,
+    imatrix: bool = False,
+    as_is: bool | None = None,
+    provider: str = "wheel",
+) -> Quantity:
+    """Of what a device needs, the work buffer alone; arguments as for ``llama_memory.memory``.
+
+    Raises:
+        KeyError: an unknown device.
+    """
+    weights = weight_map(model, tensors, fmt, imatrix=imatrix, as_is=as_is)
+    at = place(len(weights.layers), settings, machine, devices)
+    habit = habits(provider, settings.ubatch)
+    return device_work(model, tensors, settings, cells(model, settings), weights, at, device, habit)
+
+
 def engine_buffers(need: Quantity, machine: Machine, device: str) -> Quantity:
     """Of what a device needs (``Memory.by_device``), what the engine itself allocates there: without the driver's part.
 
@@ -135,16 +177,11 @@ def _fits(
     room: int | None,
 ) -> Callable[[Settings], bool] | None:
     """Whether the upper estimate of settings fits; ``None`` where the device's memory is unknown."""
-    found = device_of(machine, device)
-    if found is None:
+    if device_of(machine, device) is None:
         return None
-    granted = room
-    if granted is None:
-        known = [v for v in (found.memory.usable_bytes, found.memory.free_bytes) if v is not None]
-        granted = min(known) if known else found.memory.total_bytes
-        if not granted:
-            return None
-        granted -= min(_MARGIN, granted // 16)
+    size = room if room is not None else granted(machine, device)
+    if size is None:
+        return None
 
     def fits(tried: Settings) -> bool:
         need = memory(
@@ -158,6 +195,6 @@ def _fits(
             as_is=as_is,
             provider=provider,
         ).by_device[device]
-        return (need.high if room is None else engine_buffers(need, machine, device).high) <= granted
+        return (need.high if room is None else engine_buffers(need, machine, device).high) <= size
 
     return fits

@@ -91,9 +91,11 @@ class Deployments(Registry):
         reporter: Reporter | None = None,
         cancel: Cancel | None = None,
         at_port: Callable[[int], LaunchSpec] | None = None,
+        provider: str | None = None,
     ) -> Deployment:
         """Start a server under its supervisor and wait until it is ready; a ready one of the same plan is reused.
 
+        ``provider``: the only one that will do, as the user asked; what runs by another one is in the way.
         ``at_port`` builds the specification anew for another port: used once where the port was lost to somebody
         else between choosing and binding, and the user did not name it.
 
@@ -109,12 +111,14 @@ class Deployments(Registry):
         with self._lock(spec.name).held(spec.ready_timeout_s + _LOCK_EXTRA_S, cancel, busy):
             folder = self._own_folder(spec.name)
             (folder / STOP_FILE).unlink(missing_ok=True)
-            reused = self._reuse(spec, ready, report, cancel)
+            reused = self._reuse(spec, ready, report, cancel, provider)
             if reused is not None:
                 return reused
             return self._launch(spec, ready, report, cancel, at_port)
 
-    def _reuse(self, spec: LaunchSpec, ready: health.Ready, report: Reporter, cancel: Cancel) -> Deployment | None:
+    def _reuse(
+        self, spec: LaunchSpec, ready: health.Ready, report: Reporter, cancel: Cancel, provider: str | None
+    ) -> Deployment | None:
         """What runs already under the name: the same plan is taken over, another one is in the way."""
         folder = self.folder(spec.name)
         if not (folder / SPEC_FILE).is_symlink() and not (folder / SPEC_FILE).exists():
@@ -137,6 +141,15 @@ class Deployments(Registry):
                 f"Deployment {spec.name} runs another plan ({clean(old.plan_id, 40)}).",
                 hint=f"advisor down {spec.name}",
                 data={"name": spec.name, "plan_id": old.plan_id},
+            )
+        if provider is not None and old.provider != provider:
+            raise AdvisorError(
+                "name-taken",
+                f"Deployment {spec.name} runs this plan with "
+                f"{f'the provider {clean(old.provider, 40)}' if old.provider else 'a provider that was not recorded'}, "
+                f"not with {provider}.",
+                hint=f"advisor down {spec.name}",
+                data={"name": spec.name, "plan_id": old.plan_id, "provider": old.provider},
             )
         if seen.state == "ready":
             report(Event(kind="step-reused", step="launch", message=f"{spec.name} runs already"))

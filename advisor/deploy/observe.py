@@ -215,4 +215,5 @@ def deployment(folder: Path, seen: Seen) -> Deployment:
         reason=seen.reason,
         log=str(folder / SERVER_LOG),
         api_key_file=seen.spec.api_key_file,
+        provider=seen.spec.provider,
     )

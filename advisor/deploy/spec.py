@@ -34,7 +34,7 @@ class LaunchSpec(Shape, frozen=True, kw_only=True):
     A secret is in neither: ``api_key_file`` names the 0600 file that holds the key. ``port_explicit`` says that the
     user named the port, so that no other may be taken. Before it was ready once, a server that ends is not started
     again; afterwards up to ``max_restarts`` times within ``restart_window_s``, after ``backoff_s``, doubled each time
-    up to ``backoff_max_s``. Logs take at most ``(log_keep + 1) * log_max_bytes``.
+    up to ``backoff_max_s``. ``provider``: which llama.cpp it is. Logs take at most ``(log_keep + 1) * log_max_bytes``.
     """
 
     name: str
@@ -60,6 +60,7 @@ class LaunchSpec(Shape, frozen=True, kw_only=True):
     log_keep: int = 3
     poll_s: float = 0.25
     health_timeout_s: float = 2.0
+    provider: str | None = None
 
 
 class RunFile(Shape, frozen=True, kw_only=True):

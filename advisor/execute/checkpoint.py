@@ -30,7 +30,8 @@ from advisor.model.tensors import tensors
 PRODUCT: Final = "checkpoint"
 # Beside the weights: what they were made by, which their own configuration tells in part only.
 RECIPE_FILE: Final = "advisor-recipe.json"
-SHARED: Final = "quantizing.py"
+# What runners of quantizers import; part of the step's key, beside the runner itself.
+SHARED: Final = ("quantizing.py", "native.py", "quantize_gptqmodel.py")
 SIZE_TOLERANCE: Final = 0.01
 _PLAIN_SUFFIXES: Final = frozenset(
     (".safetensors", ".json", ".txt", ".jinja", ".model", ".yaml", ".yml", ".md", ".tiktoken")
@@ -124,7 +125,7 @@ def quantize_checkpoint(
             "quantize",
             backend.runner,
             inputs=inputs,
-            params={"recipe": recipe.to_json(), "shared": _hash(RUNNERS / SHARED)},
+            params={"recipe": recipe.to_json(), "shared": [_hash(RUNNERS / name) for name in SHARED]},
             request=request,
             product=PRODUCT,
             check=check,

@@ -1,4 +1,4 @@
-"""Loads a model with layers on a device, for real: what the engine allocates where, and whether it fits at all."""
+"""Loads a model with layers on a device, for real or dry: what the engine allocates where, and whether it fits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Loaded:
 
     Attributes:
         buffers: bytes by device name of the engine (``Vulkan0`` ...) or ``host``, and by ``weights``, ``kv``,
-            ``state``, ``compute`` and ``output``; true to 5.3 kB a buffer.
+            ``state``, ``compute`` and ``output``; true to 5.3 kB a buffer. Of a dry load to the byte, with ``state``
+            in ``kv``.
         offloaded: layers on devices, the output matrix counted as one.
         layers: how many there are, counted so; ``None`` where the engine sees no device.
         address_space_bytes: the most that loading took beyond libraries and drivers.
@@ -94,23 +95,22 @@ class Offload:
         """
         request: dict[str, Any] = {
             "path": str(path),
-            "settings": {
-                "gpu_layers": settings.gpu_layers,
-                "cpu_moe_layers": settings.cpu_moe_layers,
-                "tensor_split": settings.tensor_split,
-                "load_mode": settings.load_mode,
-                "context": settings.context,
-                "parallel": settings.parallel,
-                "batch": settings.batch,
-                "ubatch": settings.ubatch,
-                "kv_type": settings.kv_type,
-                "kv_on_device": kv_on_device,
-                "threads": settings.threads,
-            },
+            "settings": {**_sizes(settings), "kv_on_device": kv_on_device},
             "limit_bytes": limit_bytes,
         }
         if text is not None:
             request |= {"text": str(text.path), "chunks": text.chunks, "chunk_tokens": text.chunk_tokens}
+        return self._run(request, settings)
+
+    def dry(self, path: Path, settings: Settings) -> Loaded:
+        """What ``load`` would allocate, without reading weights or allocating anything: a tenth of a second's work.
+
+        Raises:
+            AdvisorError: as ``load``, but for memory that lacks.
+        """
+        return self._run({"path": str(path), "settings": {**_sizes(settings), "dry": True}}, settings)
+
+    def _run(self, request: dict[str, Any], settings: Settings) -> Loaded:
         try:
             got = run_runner(
                 self.env,
@@ -135,6 +135,21 @@ class Offload:
             logprobs=tuple(got["logprobs"]),
             devices=tuple(got["devices"]),
         )
+
+
+def _sizes(settings: Settings) -> dict[str, Any]:
+    return {
+        "gpu_layers": settings.gpu_layers,
+        "cpu_moe_layers": settings.cpu_moe_layers,
+        "tensor_split": settings.tensor_split,
+        "load_mode": settings.load_mode,
+        "context": settings.context,
+        "parallel": settings.parallel,
+        "batch": settings.batch,
+        "ubatch": settings.ubatch,
+        "kv_type": settings.kv_type,
+        "threads": settings.threads,
+    }
 
 
 def _explained(error: AdvisorError) -> AdvisorError:

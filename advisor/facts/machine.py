@@ -213,6 +213,16 @@ class RuntimeFound(Shape, frozen=True, kw_only=True):
     path: str | None = None
 
 
+class Prebuilt(Shape, frozen=True, kw_only=True):
+    """A llama.cpp that is installed or can be installed without compiling and drives devices of the makers ``vendors``.
+
+    ``layers_on_host``: it can keep some of the layers on this processor; without, all must be on devices.
+    """
+
+    vendors: tuple[Vendor, ...]
+    layers_on_host: bool
+
+
 class Provenance(Shape, frozen=True, kw_only=True):
     """Where one fact group of the machine was read, and what went wrong while reading it."""
 
@@ -224,7 +234,8 @@ class Provenance(Shape, frozen=True, kw_only=True):
 class Machine(Shape, frozen=True, kw_only=True):
     """Everything planning may know of a machine; ``named`` marks one described by hand rather than probed.
 
-    ``buildable``: the backends for which llama.cpp can be compiled with the tools that are there.
+    ``buildable``: the backends for which llama.cpp can be compiled with the tools that are there; ``prebuilt``: for
+    which devices there is one that needs no compiling.
     """
 
     host: Host
@@ -234,3 +245,4 @@ class Machine(Shape, frozen=True, kw_only=True):
     named: str | None = None
     vulkan: Vulkan | None = None
     buildable: tuple[str, ...] = ()
+    prebuilt: Prebuilt | None = None

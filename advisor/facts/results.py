@@ -119,7 +119,8 @@ class StepRecord(Shape, frozen=True, kw_only=True):
 
 
 class Deployment(Shape, frozen=True, kw_only=True):
-    """A served model. ``openai_base_url`` is what an OpenAI client is given."""
+    """A served model. ``openai_base_url`` is what an OpenAI client is given. ``provider``: which llama.cpp serves it
+    (``path``, ``build``, ``wheel``); ``None`` for other runtimes, and where an older version launched it."""
 
     name: str
     state: DeploymentState
@@ -136,6 +137,7 @@ class Deployment(Shape, frozen=True, kw_only=True):
     reason: str | None
     log: str | None = None
     api_key_file: str | None = None
+    provider: str | None = None
 
 
 class Side(Shape, frozen=True, kw_only=True):

@@ -74,6 +74,7 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings, kv_cache_bytes: int | N
         argv += ["-t", str(s.threads)] if s.threads else []
         argv += ["-ctk", s.kv_type, "-ctv", s.kv_type] if s.kv_type != "f16" else []
         argv += ["-ts", split] if split else []
+        argv += ["-ncmoe", str(s.cpu_moe_layers)] if s.cpu_moe_layers else []
         argv += ["--load-mode", s.load_mode] if s.load_mode else []
         return ((*argv, *_HOST),)
     if c.runtime == "llama-cpp-python":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.backends import variants
+from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.backends.llama import providers
 from advisor.facts.machine import Machine
 from advisor.facts.words import PlanStatus
@@ -46,7 +46,8 @@ def judge(
     kind = c.target.kind
     installed = {found.runtime for found in machine.runtimes}
     needs = list(caps.needs.get(kind, ()))
-    if c.runtime == "llama.cpp" and providers.provided(machine, kind):
+    split = kind != "cpu" and "host" in c.target.keys
+    if c.runtime == "llama.cpp" and providers.provided(machine, kind, split=split):
         needs = []
     if c.runtime in installed:
         needs = [n for n in needs if n != f"{c.runtime} installed"]

@@ -126,6 +126,9 @@ def check_device(device: Device) -> None:
         assert all(end is None or 1 <= end <= 32 for end in ends)
     assert device.processes is None or device.processes.count >= 0
     assert device.unusable is None or len(device.unusable) > 5
+    if device.name.endswith("(by PCI id)"):
+        # A table has its figures: nothing is promised of it, neither memory nor use.
+        assert (device.unusable is None, memory.usable_bytes, memory.free_bytes) == (False, None, None)
     assert device.name.strip()
     for text in (device.name, device.unusable, device.driver, device.cuda, device.uuid, device.pci):
         assert text is None or (text and text.isprintable())

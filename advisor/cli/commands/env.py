@@ -33,7 +33,7 @@ def list_(run: Run) -> None:
 @option(
     "--provider",
     type=click.Choice(("path", "build", "wheel"), case_sensitive=False),
-    help="For llama.cpp: the prebuilt wheel (default), build: compile it here, path: try the one on PATH.",
+    help="For llama.cpp: the wheel for the CPU (default), build: compile it here, path: try the one on PATH.",
 )
 @option(
     "--backend",
@@ -48,7 +48,8 @@ def list_(run: Run) -> None:
 def build(run: Run, name: str, provider: str | None, backend: str | None, variant: str | None) -> None:
     """Build the environment of the backend NAME.
 
-    llama.cpp has three providers. A build that was stopped goes on where it was.
+    llama.cpp has three providers. Its wheel for devices, prebuilt with Vulkan, is the environment llama.cpp-vulkan. A
+    build that was stopped goes on where it was.
     """
     from advisor import api
     from advisor.facts.schemas import EnvData

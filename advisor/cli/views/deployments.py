@@ -42,7 +42,7 @@ def deployments(page: Page, found: tuple[Deployment, ...], *, verbose: bool = Fa
             (
                 Cell(d.name, STRONG, d.model if d.model != d.name else ""),
                 Cell(d.state, _STATE[d.state], d.reason or ""),
-                d.runtime,
+                Cell(d.runtime, "", d.provider or ""),
                 d.openai_base_url,
             )
             for d in found
@@ -65,7 +65,7 @@ def deployment(page: Page, d: Deployment) -> None:
         ("state", Cell(d.state, _STATE[d.state], d.reason or "")),
         ("address", d.openai_base_url),
         ("model", d.model),
-        ("runtime", d.runtime),
+        ("runtime", Cell(d.runtime, "", d.provider or "")),
         ("artifact", d.artifact),
         ("plan", d.plan_id),
     ]

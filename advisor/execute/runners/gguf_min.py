@@ -93,8 +93,21 @@ def byte_tokens() -> dict[str, Any]:
     }
 
 
-def write_tiny(path: Path, *, seed: int = 0) -> None:
-    """Write a random Llama of two layers, 64 wide, about 0.5 MB: nonsense, but a whole model."""
+def _q8_0(values: list[float]) -> bytes:
+    """Blocks of 32 weights: one scale (f16) and a whole number each."""
+    out = []
+    for at in range(0, len(values), 32):
+        block = values[at : at + 32]
+        scale = max(abs(v) for v in block) / 127 or 1.0
+        out.append(struct.pack("<e32b", scale, *(max(-127, min(127, round(v / scale))) for v in block)))
+    return b"".join(out)
+
+
+def write_tiny(path: Path, *, seed: int = 0, matrices: str = "f32") -> None:
+    """Write a random Llama of two layers, 64 wide, at most 0.5 MB: nonsense, but a whole model.
+
+    ``matrices``: type of the layers' matrices, ``f32`` or ``q8_0``.
+    """
     hidden, heads, inner, layers, vocab = 64, 4, 128, 2, 259
     tensors: list[tuple[str, tuple[int, ...], str]] = [
         ("token_embd.weight", (vocab, hidden), "f32"),
@@ -105,10 +118,10 @@ def write_tiny(path: Path, *, seed: int = 0) -> None:
         tensors += [
             (f"blk.{i}.attn_norm.weight", (hidden,), "f32"),
             (f"blk.{i}.ffn_norm.weight", (hidden,), "f32"),
-            *((f"blk.{i}.attn_{n}.weight", (hidden, hidden), "f32") for n in ("q", "k", "v", "output")),
-            (f"blk.{i}.ffn_gate.weight", (inner, hidden), "f32"),
-            (f"blk.{i}.ffn_up.weight", (inner, hidden), "f32"),
-            (f"blk.{i}.ffn_down.weight", (hidden, inner), "f32"),
+            *((f"blk.{i}.attn_{n}.weight", (hidden, hidden), matrices) for n in ("q", "k", "v", "output")),
+            (f"blk.{i}.ffn_gate.weight", (inner, hidden), matrices),
+            (f"blk.{i}.ffn_up.weight", (inner, hidden), matrices),
+            (f"blk.{i}.ffn_down.weight", (hidden, inner), matrices),
         ]
     metadata = {
         "general.architecture": "llama",
@@ -129,7 +142,7 @@ def write_tiny(path: Path, *, seed: int = 0) -> None:
     with path.open("wb") as f:
         f.write(head)
         for name, shape, kind in tensors:
-            n = nbytes(shape, kind) // 4
+            n = nbytes(shape, "f32") // 4
             values = [1.0] * n if "norm" in name else [rng.gauss(0, 0.1) for _ in range(n)]
-            f.write(struct.pack(f"<{n}f", *values))
-            f.write(bytes(-4 * n % ALIGNMENT))
+            raw = _q8_0(values) if kind == "q8_0" else struct.pack(f"<{n}f", *values)
+            f.write(raw + bytes(-len(raw) % ALIGNMENT))

@@ -43,6 +43,9 @@ LOAD_MODES = {
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 BUFFER = re.compile(r"^\S+:\s+(\S+)\s+(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB", re.MULTILINE)
 OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+# What ``llama_context::memory_breakdown`` returns: a ``std::map`` of libstdc++, from kinds of buffers to three sizes.
+BREAKDOWN = "_ZNK13llama_context16memory_breakdownEv"
+SIZES = ("weights", "kv", "compute")
 PURPOSES = {"model": "weights", "KV": "kv", "RS": "state", "compute": "compute", "output": "output"}
 
 
@@ -90,10 +93,38 @@ class ContextParams(c.Structure):
     ]
 
 
+class Entry(c.Structure):
+    """A node of that map: its neighbours, the kind of buffer, and bytes of model, context and work buffer there."""
+
+
+Entry._fields_ = [
+    ("color", c.c_int),
+    ("parent", P),
+    ("left", c.POINTER(Entry)),
+    ("right", c.POINTER(Entry)),
+    ("kind", P),
+    ("sizes", c.c_size_t * 3),
+]
+
+
+class Entries(c.Structure):
+    """The map itself."""
+
+    _fields_ = [
+        ("compare", P),
+        ("color", c.c_int),
+        ("root", c.POINTER(Entry)),
+        ("least", P),
+        ("greatest", P),
+        ("count", c.c_size_t),
+    ]
+
+
 SIGNATURES: tuple[tuple[Any, ...], ...] = (
     *llama_c.SIGNATURES,
     ("llama_n_seq_max", c.c_uint32, P),
     ("llama_max_devices", c.c_size_t),
+    (BREAKDOWN, Entries, P),
 )
 DEVICE_SIGNATURES: tuple[tuple[Any, ...], ...] = (
     ("ggml_backend_load", P, c.c_char_p),
@@ -106,6 +137,7 @@ DEVICE_SIGNATURES: tuple[tuple[Any, ...], ...] = (
     ("ggml_backend_dev_type", c.c_int, P),
     ("ggml_backend_dev_memory", None, P, c.POINTER(c.c_size_t), c.POINTER(c.c_size_t)),
     ("ggml_backend_cpu_buffer_type", P),
+    ("ggml_backend_buft_name", c.c_char_p, P),
 )
 
 
@@ -214,7 +246,8 @@ class Engine:
 
         Args:
             settings: ``gpu_layers``, ``cpu_moe_layers``, ``tensor_split``, ``load_mode``, ``context``, ``parallel``,
-                ``batch``, ``ubatch``, ``kv_type``, ``kv_on_device``, ``threads``.
+                ``batch``, ``ubatch``, ``kv_type``, ``kv_on_device``, ``threads``; ``dry``: nothing is read or
+                allocated, what comes back can only be asked for its ``needs``.
 
         Raises:
             Failed: ``out-of-memory`` where memory is what lacks, ``artifact-invalid`` for a file that does not load,
@@ -231,6 +264,7 @@ class Engine:
         ):
             raise protocol.Failed("env-failed", f"The llama.cpp library here is not the pinned build ({numbers}).")
         kept = self._model_settings(mp, settings)
+        mp.no_alloc = bool(settings.get("dry", False))
         model = lib.llama_model_load_from_file(str(path).encode(), mp)
         if not model:
             raise self._refused("artifact-invalid", f"llama.cpp does not load {path.name}.")
@@ -261,7 +295,8 @@ class Engine:
         mode = str(settings.get("load_mode") or "auto")
         if mode not in LOAD_MODES:
             raise protocol.Failed("bad-option", f"No load mode {mode!r}.")
-        mp.use_mmap, mp.use_direct_io, mp.use_mlock = LOAD_MODES[mode]
+        # A mapping of a dry load would be an allocation.
+        mp.use_mmap, mp.use_direct_io, mp.use_mlock = LOAD_MODES["none" if settings.get("dry") else mode]
         mp.n_gpu_layers = int(settings.get("gpu_layers", 0))
         kept: list[Any] = []
         call: Any = self
@@ -282,6 +317,25 @@ class Engine:
         if OUT_OF_MEMORY.search(log):
             code, message = "out-of-memory", f"{message[:-1]}: there is too little memory."
         return protocol.Failed(code, message, self.errors)
+
+    def needs(self, model: llama_c.Model) -> dict[str, dict[str, int]]:
+        """Bytes by device and purpose that a model takes, or would take after a dry load; ``kv`` with recurrent state.
+
+        Names as for ``buffers``. The buffer of logits, which is the host's, is not among them.
+        """
+        call: Any = self
+        names = {d["name"] for d in self.devices}
+        out: dict[str, dict[str, int]] = {}
+        found = getattr(self.lib, BREAKDOWN)(model._ctx)
+        waiting = [found.root] if found.count else []
+        while waiting:
+            entry = waiting.pop().contents
+            waiting += [side for side in (entry.left, entry.right) if side]
+            device = call.ggml_backend_buft_name(entry.kind).decode(errors="replace")
+            one = out.setdefault(device if device in names else "host", {})
+            for what, size in zip(SIZES, entry.sizes, strict=True):
+                one[what] = one.get(what, 0) + size
+        return out
 
     def buffers(self) -> dict[str, dict[str, int]]:
         """Bytes by device and purpose, as the log has them: MiB with two digits, so true to 5.3 kB a line.

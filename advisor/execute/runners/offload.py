@@ -1,8 +1,9 @@
 """Load a GGUF file with layers on a device, and say what lies where; optionally how well it predicts a text.
 
 Request: ``{"path", "settings": {"gpu_layers", "cpu_moe_layers", "tensor_split", "load_mode", "context", "parallel",
-"batch", "ubatch", "kv_type", "kv_on_device", "threads"}, "limit_bytes": null, "text": null, "chunks": 1,
+"batch", "ubatch", "kv_type", "kv_on_device", "threads", "dry"}, "limit_bytes": null, "text": null, "chunks": 1,
 "chunk_tokens": 128}``. ``limit_bytes`` is what the process may take beyond what libraries and drivers took before.
+``dry``: nothing is read or allocated, ``buffers`` are what would be, to the byte.
 
 Result: ``{"devices", "buffers": {DEVICE or "host": {"weights", "kv", "state", "compute", "output"}}, "offloaded",
 "layers", "perplexity", "logprobs", "address_space_bytes"}``; ``offloaded`` counts the output matrix as a layer, as
@@ -68,6 +69,10 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         text = Path(request["text"]).read_text(encoding="utf-8")
         logprobs = score(model, text, int(request.get("chunks", 1)), int(request.get("chunk_tokens", 128)))
     buffers = engine.buffers()
+    if request["settings"].get("dry"):
+        output = buffers.get("host", {}).get("output", 0)
+        buffers = engine.needs(model)
+        buffers.setdefault("host", {})["output"] = output
     model.close()
     return {
         "devices": engine.devices,

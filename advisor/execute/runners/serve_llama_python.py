@@ -42,7 +42,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def model(a: argparse.Namespace) -> dict[str, Any]:
     """The server's settings of the model."""
-    quantized = a.kv_type not in ("f32", "f16", "bf16")
     out = {
         "model": a.model,
         "model_alias": a.alias,
@@ -55,7 +54,9 @@ def model(a: argparse.Namespace) -> dict[str, Any]:
         "use_mlock": a.load_mode in ("mlock", "mmap+mlock"),
         "type_k": KV_TYPES[a.kv_type],
         "type_v": KV_TYPES[a.kv_type],
-        "flash_attn": quantized,  # a quantized V cache needs it
+        # As llama-server does it. Without, the work buffer grows with what is in the cache: by the batch's tokens times
+        # those of the context times heads times 4 bytes. A quantized V cache needs it anyway.
+        "flash_attn": True,
         "verbose": True,
     }
     if a.threads:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from advisor.facts.machine import Device
+from advisor.facts.machine import Device, DeviceMemory
 from advisor.facts.text import clean
 from advisor.probes.pci import PciDevice
 from advisor.probes.vendors.base import Look, unusable
@@ -29,6 +29,9 @@ from advisor.probes.vendors.nvidia_absent import (
     unreachable,
 )
 from advisor.probes.vendors.nvidia_select import Entry, select
+
+if TYPE_CHECKING:
+    from advisor.probes.matching import Match
 
 VENDOR: Final = 0x10DE
 _WHAT: Final = "devices.nvidia"
@@ -74,7 +77,7 @@ def _read(look: Look) -> tuple[Device, ...]:
     others = {d.address: reason for d in seen if (reason := held(look, d)) is not None}
     if seen and len(others) == len(seen):
         look.notes.add(_WHAT, "PCI bus", "another kernel driver holds each of them")
-        return tuple(_on_bus(d, others[d.address]) for d in seen)
+        return tuple(_on_bus(look, d, others[d.address]) for d in seen)
     tegra = _tegra(look)
     closed = unreachable(look) if tegra is None else None
     if closed is not None:
@@ -153,20 +156,56 @@ def _left_out(look: Look, raws: list[dict[str, Any]]) -> tuple[Device, ...]:
     if missing and look.host.container is not None:
         look.notes.add(_WHAT, "PCI bus", f"{len(missing)} more on the bus, not given to this container")
         return ()
-    return tuple(_on_bus(d, unlisted(look, d)) for d in missing)
+    return tuple(_on_bus(look, d, unlisted(look, d)) for d in missing)
 
 
 def _listed(look: Look, reason: str, *, certain: bool) -> tuple[Device, ...]:
     """What is there for certain, with the one reason why none of it can be used."""
     seen = look.of(VENDOR)
     if seen:
-        return tuple(_on_bus(d, held(look, d) or reason) for d in seen)
+        return tuple(_on_bus(look, d, held(look, d) or reason) for d in seen)
     return (unusable("nvidia", "NVIDIA device", reason),) if certain else ()
 
 
-def _on_bus(seen: PciDevice, reason: str) -> Device:
-    found = unusable("nvidia", f"NVIDIA device {seen.device:04x} (PCI)", reason)
-    return msgspec.structs.replace(found, pci=pci_key(seen.address))
+def _on_bus(look: Look, seen: PciDevice, reason: str) -> Device:
+    """A device of which only the bus tells: its name and figures are those of the profile that has its PCI id."""
+    match = _match(seen)
+    address = pci_key(seen.address)
+    if not match.profiles:
+        nameless = unusable("nvidia", f"NVIDIA device {seen.device:04x} (PCI)", reason)
+        return msgspec.structs.replace(nameless, pci=address)
+    name = f"{match.name} (by PCI id)"
+    source = " and ".join(p.file for p in match.profiles)
+    look.notes.add(f"{name} {seen.address}", source, "all figures are from this table; no driver tells them")
+    capabilities = {p.compute_capability for p in match.profiles}
+    return Device(
+        id="gpu",
+        vendor="nvidia",
+        name=name,
+        profile=match.profile.id if match.profile is not None else None,
+        memory=DeviceMemory(total_bytes=match.memory_bytes, usable_bytes=None, free_bytes=None),
+        bandwidth=match.bandwidth,
+        compute_capability=capabilities.pop() if len(capabilities) == 1 else None,
+        formats=match.formats,
+        unified_memory=match.unified_memory or False,
+        link=None,
+        unusable=reason,
+        fp16_tflops=match.fp16_tflops,
+        arch=match.arch,
+        pci=address,
+    )
+
+
+def _match(seen: PciDevice) -> Match:
+    """The profiles that have the PCI id. A catalogue that cannot be read costs the name only, not the reason."""
+    # Imported here: where the driver answers for every device, it tells their names itself.
+    from advisor.errors import AdvisorError
+    from advisor.probes.matching import Match, match_pci
+
+    try:
+        return match_pci(seen)
+    except AdvisorError:
+        return Match()
 
 
 def _tegra(look: Look) -> str | None:

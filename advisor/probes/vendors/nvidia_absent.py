@@ -81,6 +81,8 @@ def silent(look: Look, error: object, stdout: object) -> str:
             )
     if code == "DRIVER_NOT_LOADED" and look.source.exists("/dev/dxg"):
         return "the NVIDIA driver of Windows does not answer; update it, then wsl --shutdown"
+    if code == "LIBRARY_NOT_FOUND" and not any(look.source.exists(path) for path in (KERNEL, CONTROL, "/dev/dxg")):
+        return f"no driver: NVIDIA's kernel driver is not loaded, its library ({LIBRARY}) is not installed"
     return reason_of(error, look.deadline_s)
 
 

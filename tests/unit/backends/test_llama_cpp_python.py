@@ -53,7 +53,7 @@ def test_the_runner_reads_back_what_the_plan_says(kv: str, mode: str | None) -> 
     assert (got["n_ctx"], got["n_batch"], got["n_ubatch"], got["model_alias"]) == (4096, 2048, 2048, "m")
     assert got["use_mmap"] == (mode in (None, "auto", "mmap"))
     assert got["use_mlock"] == (mode == "mlock")
-    assert got["flash_attn"] == (kv not in ("f32", "f16", "bf16"))
+    assert got["flash_attn"] is True
     assert got["type_k"] == got["type_v"] == SERVE.KV_TYPES[kv]
     assert got["logits_all"] is False
     assert "n_threads" not in got

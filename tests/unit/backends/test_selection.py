@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advisor.backends.selection import environment
+from advisor.backends.llama.binary import BinaryDevice
+from advisor.backends.selection import environment, vulkan_names
+from advisor.facts.machine import Vulkan, VulkanDevice
 from advisor.probes.record import load_machine
 
 MACHINES = Path(__file__).resolve().parents[2] / "fixtures" / "machines"
@@ -31,3 +33,37 @@ def test_a_plan_for_the_cpu_selects_nothing() -> None:
     devices = load_machine(MACHINES / "h100-sxm-pair-nvlink").machine.devices
     assert environment(devices, ("host",)) == {}
     assert environment((), ("host",)) == {}
+
+
+VULKAN = Vulkan(
+    drivers=("radeon_icd", "intel_icd", "lvp_icd"),
+    devices=(
+        VulkanDevice(name="AMD Radeon RX 7900 XTX (RADV NAVI31)", kind="discrete", device="gpu0"),
+        VulkanDevice(name="AMD Radeon RX 7900 XTX (RADV NAVI31)", kind="discrete", device="gpu1"),
+        VulkanDevice(name="Intel(R) Arc(tm) A380 Graphics (DG2)", kind="discrete", device="gpu2"),
+        VulkanDevice(name="llvmpipe (LLVM 15.0.6, 256 bits)", kind="cpu"),
+    ),
+)
+
+
+def seen(*names: str, backend: str = "vulkan") -> tuple[BinaryDevice, ...]:
+    return tuple(BinaryDevice(name=f"Vulkan{i}", backend=backend, description=n) for i, n in enumerate(names))
+
+
+AMD, INTEL = "AMD Radeon RX 7900 XTX (RADV NAVI31)", "Intel(R) Arc(tm) A380 Graphics (DG2)"
+
+
+def test_a_server_with_vulkan_is_told_the_names_of_its_devices() -> None:
+    all_of_them = seen(INTEL, AMD, AMD)
+    assert vulkan_names(VULKAN, ("gpu0",), all_of_them) == ("Vulkan1",)
+    assert vulkan_names(VULKAN, ("gpu1", "host"), all_of_them) == ("Vulkan2",)
+    assert vulkan_names(VULKAN, ("gpu2",), all_of_them) == ("Vulkan0",)
+    assert vulkan_names(VULKAN, ("gpu1", "gpu0"), all_of_them) == ("Vulkan2", "Vulkan1")
+
+
+def test_nothing_is_named_where_all_are_meant_or_one_is_not_known() -> None:
+    assert vulkan_names(VULKAN, ("gpu0", "gpu1", "gpu2"), seen(INTEL, AMD, AMD)) == ()
+    assert vulkan_names(VULKAN, ("gpu2",), seen(AMD, AMD)) == ()
+    assert vulkan_names(VULKAN, ("gpu3",), seen(INTEL, AMD, AMD)) == ()
+    assert vulkan_names(None, ("gpu0",), seen(INTEL, AMD)) == ()
+    assert vulkan_names(VULKAN, ("gpu0",), (*seen(AMD, AMD), *seen("A card", backend="cuda"))) == ()

@@ -10,7 +10,7 @@ import pytest
 import advisor.settings
 from advisor import api
 from advisor.cli.main import main
-from tests.support import comparison, samples
+from tests.support import comparison, sample_lists, samples
 
 
 class Outcome(NamedTuple):
@@ -41,23 +41,23 @@ def answers() -> Answers:
         "restart": lambda name, **_: deployment,
         "logs": lambda name, **_: ("one", "two"),
         "follow": lambda name, **_: iter(("one", "two")),
-        "explain": lambda what=None, **_: samples.sample_explanation(),
-        "rules_list": lambda **_: (samples.sample_rule(),),
-        "rules_show": lambda rule_id, **_: samples.sample_rule(id=rule_id),
+        "explain": lambda what=None, **_: sample_lists.sample_explanation(),
+        "rules_list": lambda **_: (sample_lists.sample_rule(),),
+        "rules_show": lambda rule_id, **_: sample_lists.sample_rule(id=rule_id),
         "rules_lint": lambda paths=(), **_: (),
-        "env_list": lambda **_: (samples.sample_env(),),
-        "env_offers": lambda **_: samples.sample_offers(),
-        "env_providers": lambda **_: samples.sample_providers(),
-        "env_build": lambda name, **_: samples.sample_env(name=name),
-        "cache_info": lambda **_: samples.sample_cache(),
-        "cache_gc": lambda **_: samples.sample_cache(freed=True),
-        "env_remove": lambda name, **_: samples.sample_env(name=name),
-        "env_doctor": lambda name=None, **_: samples.sample_checks(),
-        "doctor": lambda **_: samples.sample_checks(),
+        "env_list": lambda **_: (sample_lists.sample_env(),),
+        "env_offers": lambda **_: sample_lists.sample_offers(),
+        "env_providers": lambda **_: sample_lists.sample_providers(),
+        "env_build": lambda name, **_: sample_lists.sample_env(name=name),
+        "cache_info": lambda **_: sample_lists.sample_cache(),
+        "cache_gc": lambda **_: sample_lists.sample_cache(freed=True),
+        "env_remove": lambda name, **_: sample_lists.sample_env(name=name),
+        "env_doctor": lambda name=None, **_: sample_lists.sample_checks(),
+        "doctor": lambda **_: sample_lists.sample_checks(),
         "goals": lambda **_: (samples.sample_goal(),),
-        "hardware": lambda **_: samples.sample_hardware(),
-        "hardware_show": lambda name, **_: samples.sample_hardware()[0],
-        "models": lambda **_: samples.sample_models(),
+        "hardware": lambda **_: sample_lists.sample_hardware(),
+        "hardware_show": lambda name, **_: sample_lists.sample_hardware()[0],
+        "models": lambda **_: sample_lists.sample_models(),
         "paths": lambda settings=None: (settings or advisor.settings.load()).paths,
         "config": lambda settings=None: settings or advisor.settings.load(),
     }

@@ -11,7 +11,7 @@ import pytest
 
 from advisor.api import listing
 from advisor.facts import schemas
-from tests.support import samples
+from tests.support import sample_lists, samples
 from tests.support.documents import check
 
 from .conftest import Outcome
@@ -252,7 +252,7 @@ def test_status_of_one_that_does_not_run_is_exit_3(
 
 
 def test_problems_in_rules_are_exit_2(advise: Advise, fake: Callable[..., None]) -> None:
-    fake(rules_lint=lambda paths=(), **_: (samples.sample_problem(),))
+    fake(rules_lint=lambda paths=(), **_: (sample_lists.sample_problem(),))
     done = advise("rules", "lint")
     assert done.code == 2
     assert "rules/a.yaml:3: bad-rules: no such fact" in done.out

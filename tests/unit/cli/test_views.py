@@ -23,7 +23,7 @@ from advisor.cli.views import (
 )
 from advisor.facts.plan import Decision
 from advisor.facts.results import StepRecord
-from tests.support import samples
+from tests.support import sample_lists, samples
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_table_whose_words_do_not_fit_becomes_records(draw: Callable[..., str]
 def test_addresses_paths_and_ids_are_never_cut(draw: Callable[..., str], columns: int) -> None:
     url, path = "http://127.0.0.1:8080/v1", "/home/someone/" + "deep/" * 30 + "model-q4_k_m.gguf"
     one = samples.sample_deployment(name="a-deployment-with-a-long-name", openai_base_url=url, artifact=path, log=path)
-    env = samples.sample_env(path=path)
+    env = sample_lists.sample_env(path=path)
 
     def write(page: Page) -> None:
         deployments.deployments(page, (one,))
@@ -218,16 +218,16 @@ def test_addresses_paths_and_ids_are_never_cut(draw: Callable[..., str], columns
 
 
 def test_environments_show_variant_state_and_what_can_be_built(draw: Callable[..., str]) -> None:
-    old = samples.sample_env(name="vllm", variant="cuda", complete=False, built=True, current=False)
-    half = samples.sample_env(name="autoawq", complete=False, built=False)
-    text = draw(lambda page: environments.listing(page, (samples.sample_env(), old, half), (), samples.sample_offers()))
+    old = sample_lists.sample_env(name="vllm", variant="cuda", complete=False, built=True, current=False)
+    half = sample_lists.sample_env(name="autoawq", complete=False, built=False)
+    text = draw(lambda page: environments.listing(page, (sample_lists.sample_env(), old, half), (), sample_lists.sample_offers()))
     rows = {tuple(line.split()[:3]) for line in text.splitlines() if line.strip()}
     assert {("llama.cpp", "complete", "1.00"), ("vllm", "cuda", "outdated"), ("autoawq", "incomplete", "1.00")} <= rows
     assert {("vllm", "cpu", "no"), ("llama.cpp", "yes", "1.00")} <= rows
     assert "Serves AWQ." in text
     assert "NVIDIA T4: the driver 535 is too old" in text
     assert "PyTorch's own index" not in text
-    told = draw(lambda page: environments.listing(page, (), (), samples.sample_offers(), verbose=True))
+    told = draw(lambda page: environments.listing(page, (), (), sample_lists.sample_offers(), verbose=True))
     assert "vllm needs PyTorch's own index" in told
     assert "variants cpu, cuda, rocm" in told
 
@@ -245,3 +245,11 @@ def test_a_reused_receipt_says_when_it_was_measured(draw: Callable[..., str]) ->
     assert "Receipt of its launch at 2026-01-02 03:04 UTC\n" in text
     text = draw(lambda page: up.up(page, samples.sample_up(steps=again, receipt=fresh)))
     assert "Receipt of its launch at 2026-01-02 03:04 UTC, measured 2026-01-02 03:05 UTC" in text
+
+
+def test_a_deployment_says_which_provider_serves_it(draw: Callable[..., str]) -> None:
+    one = samples.sample_deployment(provider="wheel")
+    other = samples.sample_deployment(provider=None)
+    for view in (deployments.deployment, lambda page, d: deployments.deployments(page, (d,))):
+        assert "wheel" in draw(lambda page, view=view: view(page, one))
+        assert "wheel" not in draw(lambda page, view=view: view(page, other))

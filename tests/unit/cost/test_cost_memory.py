@@ -341,3 +341,34 @@ def test_the_engine_is_believed() -> None:
     assert q.kv_cache.value == 123 * MIB
     assert q.compute.value == 7 * MIB
     assert q.compute.method == "engine"
+
+
+# docs/measured/binding.md: vocabulary, layers, format and context of files of SmolLM2's shape, and MiB of the process.
+BINDING = [
+    (1024, 2, "q8_0", 2048, 100.3),
+    (32000, 2, "q8_0", 2048, 123.8),
+    (128256, 2, "q8_0", 2048, 197.6),
+    (256000, 2, "q8_0", 2048, 295.6),
+    (49152, 30, "q8_0", 2048, 281.6),
+    (49152, 30, "q4_k_m", 8192, 388.2),
+]
+
+
+@pytest.mark.parametrize(("vocab", "layers", "fmt", "context", "mib"), BINDING)
+def test_the_server_of_llama_cpp_python_as_measured(
+    vocab: int, layers: int, fmt: str, context: int, mib: float
+) -> None:
+    arch = shapes.KNOWN["smollm2-135m"]._replace(vocab=vocab, layers=layers)
+    model, tensors, wanted = shapes.facts(arch), shapes.tensors(arch), Settings(context=context)
+
+    def of(runtime: str) -> Memory:
+        return memory(
+            model, tensors, method="gguf", fmt=fmt, runtime=runtime, settings=wanted, machine=CPU, devices=("host",)
+        )
+
+    told = of("llama-cpp-python")
+    assert told.total.low / MIB <= mib <= told.total.high / MIB
+    assert told.total.value / MIB == pytest.approx(mib, rel=0.08)
+    assert told.overhead.method == "measured"
+    assert told.overhead.source.startswith("measured")
+    assert told.overhead.value > of("llama.cpp").overhead.value > of("ollama").overhead.value

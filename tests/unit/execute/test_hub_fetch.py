@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -11,58 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event
 from advisor.execute.hub import fetch, metadata
 from advisor.execute.hub.access import Access
 from advisor.execute.hub.client import Hub
-from advisor.execute.hub.digest import Digest
-from advisor.execute.hub.metadata import Known
-from advisor.execute.hub.prefix import Prefix
-from advisor.execute.hub.record import Library, RemoteFile, from_information
-from advisor.execute.store import Store
-from advisor.facts.model import ModelFacts
-from advisor.model.hubref import HubRef, parse
-from tests.support.fake_hub import FakeHub, Repo
+from advisor.model.hubref import HubRef
+from tests.support.fake_hub import FakeHub
 from tests.support.fake_hub_models import CONFIG, QUICK, checkpoint, gguf, no_tokens
-
-
-class Bench:
-    """A hub, a cache and a store."""
-
-    def __init__(self, server: FakeHub, tmp: Path) -> None:
-        self.server, self.tmp = server, tmp
-        self.library = Library(tmp / "cache")
-        self.store = Store(tmp / "cache" / "store" / "v1")
-        self.told: list[Event] = []
-        self.cancel = Cancel()
-
-    @property
-    def hub(self) -> Hub:
-        return Hub(Access(self.server.endpoint), patience=QUICK, reporter=self.told.append, cancel=self.cancel)
-
-    def add(self, name: str = "me/Tiny", **what: Any) -> Repo:
-        return self.server.add(name, checkpoint(self.tmp / name.replace("/", "-"), **what))
-
-    def known(self, text: str = "me/Tiny") -> tuple[Known, HubRef]:
-        ref = parse(text)
-        assert ref is not None
-        record = metadata.resolve(self.hub, self.library, ref)
-        return metadata.read(self.hub, self.library, record, ref), ref
-
-    def facts(self, text: str = "me/Tiny") -> ModelFacts:
-        return metadata.facts(*self.known(text))
-
-    def fetch(self, text: str = "me/Tiny") -> tuple[Path, bool]:
-        return fetch.fetch(self.hub, self.store, self.known(text)[0])
-
-    def refused(self, text: str = "me/Tiny") -> AdvisorError:
-        with pytest.raises(AdvisorError) as e:
-            self.facts(text)
-        return e.value
+from tests.unit.execute.hub_bench import Bench
 
 
 @pytest.fixture
@@ -95,39 +52,6 @@ def test_headers_only_are_read_of_large_weights(bench: Bench) -> None:
     assert bench.facts().weights_bytes == weights
     assert bench.server.sent < 3 << 20
     assert fetch.find(bench.store, bench.known()[0]) is None
-
-
-def test_what_was_read_is_kept_for_later(bench: Bench) -> None:
-    bench.add()
-    known, ref = bench.known()
-    online = metadata.facts(known, ref)
-    asked = len(bench.server.seen)
-    record = bench.library.find(ref)
-    assert record is not None
-    again = metadata.facts(metadata.read(None, bench.library, record, ref), ref)
-    assert again == online
-    assert len(bench.server.seen) == asked
-    pinned = parse(online.ref)
-    assert pinned is not None
-    assert bench.library.find(pinned) == record
-    assert bench.library.find(HubRef("me/Tiny", "v2")) is None
-
-
-def test_what_is_not_kept_is_named_offline(bench: Bench) -> None:
-    bench.add()
-    ref = HubRef("me/Tiny")
-    record = metadata.resolve(bench.hub, bench.library, ref)
-    with pytest.raises(AdvisorError) as e:
-        metadata.read(None, bench.library, record, ref)
-    assert (e.value.code, e.value.data["missing"]) == ("offline", "me/Tiny/config.json")
-
-
-def test_a_damaged_record_is_asked_for_again(bench: Bench) -> None:
-    bench.add()
-    record = bench.known()[0].record
-    (bench.library.folder(record).parent / "record.json").write_text("{")
-    assert bench.library.find(HubRef("me/Tiny")) is None
-    assert bench.facts().revision == record.commit
 
 
 def test_gguf_files(bench: Bench) -> None:
@@ -222,43 +146,6 @@ def test_a_hub_that_tells_neither_sizes_nor_hashes_of_all_files(bench: Bench) ->
     path, _ = bench.fetch("me/Other")
     same(path, bench.tmp / "me-Other", "model.safetensors")
     assert any(e.kind == "warning" and "could not be compared" in e.message for e in bench.told)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"sha": None},
-        {"sha": "main"},
-        {"id": "../../etc"},
-        {"id": 5},
-        {"siblings": None},
-        {"siblings": [{"rfilename": 5}]},
-        {"siblings": ["x"]},
-    ],
-)
-def test_descriptions_that_cannot_be_used(change: dict[str, Any]) -> None:
-    good = {"sha": "a" * 40, "id": "o/n", "siblings": [{"rfilename": "config.json", "size": 3}]}
-    assert from_information(good, "o/n", "https://h").files[0].bytes == 3
-    with pytest.raises(AdvisorError) as e:
-        from_information({**good, **change}, "o/n", "https://h")
-    assert e.value.code == "integrity"
-
-
-KEYS = st.sampled_from(["sha", "id", "siblings", "rfilename", "lfs", "size", "blobId", "sha256", "cardData"])
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda x: st.lists(x, max_size=3) | st.dictionaries(KEYS, x, max_size=6),
-)
-
-
-@given(ANYTHING)
-def test_any_description_is_used_or_refused(found: Any) -> None:
-    if not isinstance(found, dict):
-        found = {"siblings": found}
-    try:
-        from_information({"sha": "a" * 40, "id": "o/n", **found}, "o/n", "https://h")
-    except AdvisorError as e:
-        assert e.code == "integrity"
 
 
 def test_fetched_files_are_those_of_the_repository(bench: Bench) -> None:
@@ -447,44 +334,3 @@ def test_partial_files_that_nobody_came_back_for_go(bench: Bench) -> None:
             os.utime(path, (when, when))
     bench.fetch()
     assert (old.exists(), recent.exists(), future.exists()) == (False, True, True)
-
-
-def test_a_prefix_fetches_each_byte_once_and_no_more_than_needed() -> None:
-    raw = hashlib.sha512(b"x").digest() * 40_000
-    asked: list[tuple[int, int]] = []
-
-    def part(start: int, stop: int) -> bytes:
-        asked.append((start, stop))
-        return raw[start:stop]
-
-    p = Prefix(len(raw), part)
-    assert p.read(10) == raw[:10]
-    assert asked == [(0, 256 << 10)]
-    p.seek(300_000)
-    assert p.read(5) == raw[300_000:300_005]
-    p.seek(-10, 2)
-    assert p.tell() == len(raw) - 10
-    p.seek(20)
-    assert p.read(4) == raw[20:24]
-    assert [a[0] for a in asked] == [0, *(a[1] for a in asked[:-1])]
-    assert p.held == raw[: len(p.held)]
-    p.seek(0)
-    assert p.read() == raw
-
-
-@given(st.binary(max_size=300), st.integers(0, 300))
-def test_digests_are_sha256_and_gits(raw: bytes, cut: int) -> None:
-    git = hashlib.sha1(b"blob %d\0" % len(raw) + raw).hexdigest()
-    sha = hashlib.sha256(raw).hexdigest()
-    for file in (RemoteFile(path="x", bytes=len(raw), sha256=sha), RemoteFile(path="x", bytes=len(raw), git_sha1=git)):
-        d = Digest(file)
-        d.update(raw[:cut])
-        d.update(raw[cut:])
-        assert (d.right, d.sha256) == (True, sha)
-        d.update(b"!")
-        assert d.right is False
-        assert d.wrong("o/n").code == "integrity"
-        d.reset()
-        d.update(raw)
-        assert d.right is True
-    assert Digest(RemoteFile(path="x")).right is None

@@ -6,64 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from advisor.facts.machine import Device, Machine
 from advisor.probes.detect import Probed, detect
 from advisor.probes.record import load_machine, record
-from advisor.probes.sanity import Notes
-from advisor.probes.vendors.amd_kfd import gfx_name, overridden, properties, read_nodes
-from advisor.probes.vendors.amd_select import select
+from tests.unit.probes.amd_fakes import NODES, SERIALS, card, files_of, node, pair
 from tests.unit.probes.fake import GIB, MACHINES, FakeSource
-
-NODES = "/sys/class/kfd/kfd/topology/nodes"
-SERIALS = ("8f1e2d3c4b5a6978", "0a1b2c3d4e5f6071")
-
-
-def card(
-    address: str = "0000:03:00.0",
-    *,
-    ids: tuple[str, str] = ("0x744c", "0xc8"),
-    minor: int = 128,
-    driver: str | None = "amdgpu",
-    vram: int | str = 25753026560,
-    **files: str,
-) -> FakeSource:
-    """A machine with one device: an RX 7900 XTX with all that a usual system says of it."""
-    at = f"/sys/bus/pci/devices/{address}"
-    texts = {"vendor": "0x1002", "class": "0x030000", "device": ids[0], "revision": ids[1]}
-    texts |= {"mem_info_vram_total": str(vram), "mem_info_vram_used": "1073741824"} | files
-    return FakeSource(
-        {f"{at}/{name}": text + "\n" for name, text in texts.items()},
-        names={"/sys/bus/pci/devices": (address,), f"{at}/drm": ("card0", f"renderD{minor}")},
-        links={} if driver is None else {f"{at}/driver": driver},
-        replies=files_of(minor),
-    )
-
-
-def files_of(*minors: int, kfd: bool | None = True, render: bool = True) -> dict[str, Any]:
-    files = {f"/dev/dri/renderD{m}": {"open": render, "group": "render"} for m in minors}
-    if kfd is not None:
-        files["/dev/kfd"] = {"open": kfd, "group": "render"}
-    return {"device-files": {"files": files}}
-
-
-def node(
-    source: FakeSource, number: int, address: str, gfx: int, *, units: int = 96, each: int = 2, **more: int
-) -> None:
-    """Add a node of the Kernel Fusion Driver; number 0 is the processor."""
-    domain, bus, rest = address.split(":")
-    slot, function = rest.split(".")
-    location = int(bus, 16) << 8 | int(slot, 16) << 3 | int(function)
-    known = {"simd_count": units * each, "simd_per_cu": each, "gfx_target_version": gfx, "vendor_id": 4098}
-    known |= {"location_id": location, "domain": int(domain, 16), "mem_banks_count": 1, "drm_render_minor": 128} | more
-    bank = known.pop("bank", 0)
-    source.files[f"{NODES}/{number}/properties"] = "".join(f"{k} {v}\n" for k, v in known.items())
-    source.files[f"{NODES}/{number}/mem_banks/0/properties"] = f"heap_type 1\nsize_in_bytes {bank}\n"
-    source.files.setdefault(f"{NODES}/0/properties", "cpu_cores_count 16\nsimd_count 0\nvendor_id 0\n")
-    source.listed[NODES] = tuple(sorted({*source.listed.get(NODES, ("0",)), str(number)}))
-    source.there = (*source.there, "/dev/kfd")
 
 
 def one(source: FakeSource, **environment: str) -> Device:
@@ -315,23 +263,6 @@ def test_graphics_without_a_profile_are_listed_but_not_planned_on() -> None:
 # Which of several
 
 
-def pair() -> FakeSource:
-    """Two MI210, of which the kernel's second node is the first on the bus."""
-    first, second = card("0000:63:00.0", ids=("0x740f", "0x02"), vram=64 * GIB), None
-    second = card("0000:43:00.0", ids=("0x740f", "0x02"), vram=64 * GIB, minor=129)
-    source = FakeSource(
-        first.files | second.files,
-        names=first.listed | second.listed | {"/sys/bus/pci/devices": ("0000:43:00.0", "0000:63:00.0")},
-        links=first.links | second.links,
-        replies=files_of(128, 129),
-    )
-    node(source, 1, "0000:63:00.0", 90010, units=104, each=4)
-    node(source, 2, "0000:43:00.0", 90010, units=104, each=4, drm_render_minor=129)
-    for address, serial in zip(("0000:63:00.0", "0000:43:00.0"), SERIALS, strict=True):
-        source.files[f"/sys/bus/pci/devices/{address}/unique_id"] = serial + "\n"
-    return source
-
-
 def shown(probed: Probed) -> list[str]:
     return [d.pci or "" for d in probed.machine.devices if d.unusable is None]
 
@@ -404,96 +335,3 @@ def test_a_recording_replays_and_names_no_device(tmp_path: Path, visible: str | 
         told = path.read_text().lower() if path.is_file() else ""
         assert not any(s[:6] in told for s in SERIALS), path
         assert "10312345678901234567" not in told
-
-
-# Readers of text
-
-
-@pytest.mark.parametrize(
-    ("version", "name"),
-    [
-        (110501, "gfx1151"),
-        (110000, "gfx1100"),
-        (90010, "gfx90a"),
-        (90402, "gfx942"),
-        (90006, "gfx906"),
-        (80003, "gfx803"),
-        (120001, "gfx1201"),
-        (0, None),
-        (99999999, None),
-        (111600, None),
-    ],
-)
-def test_names_of_architectures(version: int, name: str | None) -> None:
-    assert gfx_name(version) == name
-
-
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [("10.3.0", "gfx1030"), ("11.0.0 ", "gfx1100"), ("9.0.10", "gfx90a"), ("gfx1030", None), ("", None)],
-)
-def test_overridden_architectures(value: str, name: str | None) -> None:
-    assert overridden(value) == name
-
-
-@settings(deadline=None)
-@given(st.text(max_size=400))
-def test_any_text_has_properties(text: str) -> None:
-    for name, value in properties(text).items():
-        assert name.isascii()
-        assert 0 <= value < 10**20
-
-
-@settings(deadline=None)
-@given(
-    st.dictionaries(
-        st.sampled_from(
-            [
-                *("vendor_id", "simd_count", "simd_per_cu", "gfx_target_version", "location_id", "domain"),
-                *("drm_render_minor", "mem_banks_count", "heap_type"),
-            ]
-        ),
-        st.integers(0, 1 << 64) | st.sampled_from([4098, 0, 1]),
-    )
-)
-def test_any_numbers_make_a_node_or_none(known: dict[str, int]) -> None:
-    source = FakeSource(
-        {f"{NODES}/1/properties": "".join(f"{k} {v}\n" for k, v in known.items())}, names={NODES: ("0", "1", "x")}
-    )
-    for found in read_nodes(source):
-        assert len(found.address) >= 12
-        assert found.compute_units is None or 0 < found.compute_units <= 1 << 16
-    check(detect(source).machine)
-
-
-@settings(deadline=None)
-@given(
-    st.dictionaries(
-        st.sampled_from(["ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"]),
-        st.lists(st.sampled_from(["0", "1", "2", "-1", "GPU-8f", "", "x", "٣", "9" * 30]) | st.text(max_size=6)).map(
-            ",".join
-        ),
-    ),
-    st.booleans(),
-)
-def test_any_selection_shows_a_part(environment: dict[str, str], cuda: bool) -> None:
-    found = select(("8f1e", "0a1b", ""), environment, Notes(), cuda=cuda)
-    assert sorted({*found.order, *found.hidden}) == [0, 1, 2]
-    assert not set(found.order) & set(found.hidden)
-    assert len(set(found.order)) == len(found.order)
-
-
-@settings(deadline=None, max_examples=80)
-@given(data=st.data())
-def test_any_text_in_any_file(data: st.DataObject) -> None:
-    source = pair()
-    path = data.draw(st.sampled_from(sorted(source.files)))
-    source.files[path] = data.draw(st.text(max_size=60) | st.sampled_from(["", "0", "-1", "9" * 25, "0x", "\x1b[2J"]))
-    check(detect(source).machine)
-
-
-def check(machine: Machine) -> None:
-    for device in machine.devices:
-        assert device.memory.total_bytes is None or 1 << 20 <= device.memory.total_bytes <= 1 << 50
-        assert device.unusable is not None or device.memory.total_bytes is not None
-        assert "\x1b" not in device.name

@@ -146,7 +146,7 @@ def test_each_device_on_the_bus_is_listed_when_the_driver_fails() -> None:
         files, names={"/sys/bus/pci/devices": addresses}, replies={"nvml": {"error": {"code": "deadline"}}}
     )
     devices = detect(source).machine.devices
-    assert [d.name for d in devices] == ["NVIDIA device 2684 (PCI)"] * 2
+    assert [d.name for d in devices] == ["NVIDIA GeForce RTX 4090 (by PCI id)"] * 2
     assert all(d.unusable for d in devices)
 
 

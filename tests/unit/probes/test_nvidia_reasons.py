@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from advisor.facts.machine import Device
+from advisor.errors import AdvisorError
+from advisor.facts.machine import Device, DeviceMemory
 from advisor.probes.bundle import BundleSource
 from advisor.probes.detect import detect
 from advisor.probes.record import load_machine
@@ -175,13 +176,72 @@ def test_windows_without_a_driver_for_its_subsystem() -> None:
     assert "wsl --shutdown" in (detect(source).machine.devices[0].unusable or "")
 
 
-@pytest.mark.parametrize("name", ["nouveau-desktop", "nvidia-hanging-driver", "nvidia-container-without-access"])
-def test_what_is_known_without_the_driver(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "words", "profile", "memory"),
+    [
+        ("nouveau-desktop", "NVIDIA GeForce GTX 1060 6 GB", "gtx-1060-6gb", 6 * GIB),
+        ("nvidia-hanging-driver", "NVIDIA GeForce RTX 4090", "rtx-4090", 24 * GIB),
+        ("nvidia-container-without-access", "NVIDIA A100 SXM4 80 GB", "a100-80gb", 80 * GIB),
+    ],
+)
+def test_what_is_known_without_the_driver(name: str, words: str, profile: str, memory: int) -> None:
     for device in bundle(name):
         assert device.vendor == "nvidia"
         assert device.pci is not None
-        assert device.memory.total_bytes is None
+        assert (device.name, device.profile) == (f"{words} (by PCI id)", profile)
+        assert device.memory == DeviceMemory(total_bytes=memory, usable_bytes=None, free_bytes=None)
+        assert device.unusable
     assert "nvidia-smi" not in BundleSource(MACHINES / name).bundle.replies
+
+
+def test_a_card_without_a_driver_is_named_by_its_id_and_its_figures_by_their_table() -> None:
+    source = on_bus(None, device="0x2204", replies={"nvml": {"error": {"code": "LIBRARY_NOT_FOUND", "message": ""}}})
+    machine, warnings = detect(source)
+    (device,) = machine.devices
+    assert device.name == "NVIDIA GeForce RTX 3090 (by PCI id)"
+    assert (device.unusable or "").startswith("no driver: ")
+    assert (device.profile, device.arch, device.compute_capability) == ("rtx-3090", "Ampere", 8.6)
+    assert device.bandwidth is not None
+    assert device.bandwidth.method == "table"
+    assert (device.driver, device.link, device.memory.usable_bytes, device.memory.free_bytes) == (None,) * 4
+    (told,) = [p for p in machine.provenance if p.what.startswith(device.name)]
+    assert (told.what, told.source) == (f"{device.name} 0000:01:00.0", "profiles/hardware/rtx-3090.yaml")
+    assert "table" in (told.note or "")
+    (warning,) = warnings
+    assert warning.message.startswith(f"gpu0, {device.name}: no driver")
+    assert not [d for d in machine.devices if d.unusable is None]
+
+
+@pytest.mark.parametrize("there", ["/proc/driver/nvidia/version", "/dev/nvidiactl"])
+def test_a_library_that_is_missing_beside_a_driver_is_what_is_missing(there: str) -> None:
+    source = on_bus("nvidia", present=(there,), replies={"nvml": {"error": {"code": "LIBRARY_NOT_FOUND"}}})
+    reason = detect(source).machine.devices[0].unusable or ""
+    assert "library (libnvidia-ml.so.1) is not installed" in reason
+    assert "no driver" not in reason
+
+
+def test_of_an_id_of_two_cards_only_what_both_have_is_told() -> None:
+    (device,) = detect(on_bus("nouveau", device="0x2504")).machine.devices
+    assert device.name == "NVIDIA GeForce RTX 3060 12 GB or NVIDIA GeForce RTX 3060 8 GB (by PCI id)"
+    assert (device.profile, device.memory.total_bytes, device.compute_capability) == (None, None, 8.6)
+    assert device.bandwidth is not None
+    assert device.bandwidth.low < device.bandwidth.high
+
+
+def test_an_id_of_no_profile_is_the_name() -> None:
+    (device,) = detect(on_bus("nouveau", device="0x0110")).machine.devices
+    assert (device.name, device.profile, device.memory.total_bytes) == ("NVIDIA device 0110 (PCI)", None, None)
+    assert (device.bandwidth, device.formats, device.pci) == (None, {}, "0000:01:00.0")
+
+
+def test_a_damaged_catalogue_costs_the_name_and_not_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged() -> None:
+        raise AdvisorError("bad-profile", "the index of PCI ids cannot be read")
+
+    monkeypatch.setattr("advisor.probes.matching.pci_index", damaged)
+    (device,) = detect(on_bus("nouveau")).machine.devices
+    assert device.name == "NVIDIA device 2684 (PCI)"
+    assert "nouveau" in (device.unusable or "")
 
 
 def test_who_built_the_kernel_module_is_not_recorded() -> None:
