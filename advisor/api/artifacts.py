@@ -145,6 +145,14 @@ def _choice(
             + (f" in groups of {request.recipe.group_size}." if request.recipe.group_size else "."),
             hint=f"advisor quantize {shell_word(model.ref)} --method {method}",
         )
+    if method != "gguf":
+        from advisor.backends import recipes
+
+        try:
+            recipes.recipe(method, fmt, quantizer, request.recipe, {}, tensors=tensors(model))
+        except AdvisorError as e:
+            e.hint = e.hint.replace("MODEL", shell_word(model.ref)) if e.hint is not None else None
+            raise
     if quantizer is None:
         quantizer = candidate.pick_quantizer(method, fmt, "quantize", None, able)
     elif not able[quantizer].makes(method, fmt):

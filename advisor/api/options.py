@@ -29,6 +29,10 @@ class MakingOptions(TypedDict, total=False):
     sym: bool | None
     damp: float | None
     samples: int | None
+    smoothing: float | None
+    static_activations: bool | None
+    double_quant: bool | None
+    layout: str | None
     calibration: str | Path | None
     adapter: str | Path | None
 

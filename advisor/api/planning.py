@@ -24,8 +24,9 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Plan, PlanRequest, Warning_
 from advisor.facts.plan import Settings as RunSettings
+from advisor.facts.recipe import RecipeOptions
 from advisor.facts.reports import ProbeReport, RecommendReport
-from advisor.facts.text import clean
+from advisor.facts.text import clean, shell_word
 from advisor.settings import probe_variables
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def _recommend(
     from advisor.planner import goals
     from advisor.planner.recommend import recommend as plan
 
+    _check_recipe(facts, request)
     pack = rule_pack(settings)
     wanted = goals.get(
         request.goal,
@@ -202,6 +204,37 @@ def _recommend(
         rules_hash=result.rules_hash,
         overlay_rules=result.overlay_rules,
     )
+
+
+def _check_recipe(model: ModelFacts, request: PlanRequest) -> None:
+    """Refuse values of the quantizer that no machine can carry out for this model, with the nearest legal choice.
+
+    Raises:
+        AdvisorError: ``illegal-recipe``.
+    """
+    asked = request.recipe
+    if request.method in (None, "gguf", "none") or asked == RecipeOptions():
+        return
+    from advisor.backends import recipes
+    from advisor.model.tensors import tensors
+    from advisor.planner.candidate import formats
+
+    assert request.method is not None
+    known = tensors(model)
+    found = formats(request.method, model, request, known)
+    legal: AdvisorError | None = None
+    for fmt in found:
+        try:
+            recipes.recipe(request.method, fmt, request.quantizer, asked, {}, tensors=known, runtime=request.runtime)
+        except AdvisorError as e:
+            if e.code != "illegal-recipe":
+                raise
+            e.hint = e.hint.replace("MODEL", shell_word(model.ref)) if e.hint is not None else None
+            legal = legal or e
+        else:
+            return
+    if legal is not None:
+        raise legal
 
 
 def _with_weights(plan: Plan, facts: ModelFacts, settings: Settings) -> Plan:

@@ -118,7 +118,7 @@ def _filled(method: str, fmt: str, quantizer: str, options: RecipeOptions, param
     bits = int(found["bits"] or found["hbits"]) if found else choice.bits[0]
     group = int(found["group"] or found["hgroup"]) if found else BLOCKS.get(method)
     takes = choice.options
-    static = bool(options.static_activations) if method == "fp8" else None
+    static = bool(value("static_activations", False)) if method == "fp8" else None
     samples, length = 0, 0
     if "samples" in takes and (method != "fp8" or static):
         samples = int(value("samples", choice.samples))  # type: ignore[call-overload]
@@ -126,6 +126,7 @@ def _filled(method: str, fmt: str, quantizer: str, options: RecipeOptions, param
     smoothing = float(value("smoothing", SMOOTHING)) if method == "w8a8" else None  # type: ignore[arg-type]
     if method == "w8a8" and samples == 0 and options.smoothing is None:
         smoothing, length = None, 0  # plain rounding, which needs no text
+    layout = value("layout", "gemm" if method == "awq" and quantizer == "autoawq" else None)
     # llm-compressor's order costs nothing when the model runs; that of the native format does.
     order = value("desc_act", quantizer == "llmcompressor") if method == "gptq" else None
     return Recipe(
@@ -139,8 +140,8 @@ def _filled(method: str, fmt: str, quantizer: str, options: RecipeOptions, param
         damp=float(value("damp", DAMP)) if method == "gptq" else None,  # type: ignore[arg-type]
         smoothing=smoothing,
         static_activations=static,
-        double_quant=(options.double_quant is not False) if method == "nf4" else None,
-        layout=(options.layout or "gemm") if method == "awq" and quantizer == "autoawq" else options.layout,
+        double_quant=bool(value("double_quant", True)) if method == "nf4" else None,
+        layout=None if layout is None else str(layout),
         samples=samples,
         sequence_length=length,
         at_load=method == "hqq",
@@ -324,6 +325,7 @@ def _refuse(fault: _Fault, tensors: tuple[TensorSpec, ...] | None, runtime: str 
     words = ["advisor quantize MODEL", f"--method {mended.method}", f"--format {mended.format}"]
     if mended.quantizer != CHOICES[mended.method].quantizers[0]:
         words.append(f"--quantizer {mended.quantizer}")
+    words += ["--static-activations"] if mended.static_activations else []
     words += [f"{_OPTION[k]} {getattr(mended, k):g}" for k in sorted(kept) if mended.method == fault.mended.method]
     raise AdvisorError(
         "illegal-recipe",

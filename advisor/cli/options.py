@@ -95,6 +95,14 @@ _MAKING: Final = (
         help="Calibrate on this file: text, or JSON lines with text, prompt and response, or messages.",
     ),
     _make("--samples", type=COUNT, help="Calibrate on so many samples."),
+    _make("--smoothing", type=click.FloatRange(0, 1), metavar="SHARE", help="W8A8: SmoothQuant's strength (0.8)."),
+    _make(
+        "--static-activations/--dynamic-activations",
+        default=None,
+        help="FP8: scales of activations fixed by calibration, or one for each token (the default).",
+    ),
+    _make("--double-quant/--no-double-quant", default=None, help="NF4: quantize the scales once more (the default)."),
+    _make("--layout", type=click.Choice(("gemm", "gemv")), help="AutoAWQ's layout of the weights."),
     _make("--adapter", type=EXISTING, help="Merge this LoRA adapter (a folder) into the weights first."),
 )
 _REPLAY: Final = (

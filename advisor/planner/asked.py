@@ -12,13 +12,17 @@ from advisor.facts.words import GROUPED_FORMAT
 # Keys of a plan's parameters that no rule sets: a user's calibration file and adapter.
 CALIBRATION: Final = "quantize.calibration_file"
 ADAPTER: Final = "quantize.adapter"
-_CALIBRATED: Final = frozenset(("awq", "gptq", "w8a8", "fp8", "nvfp4", "gguf"))
+_CALIBRATED: Final = frozenset(("awq", "gptq", "w8a8", "fp8", "gguf"))
 _BITS: Final = {"w8a8": 8, "fp8": 8, "int8": 8, "nf4": 4, "nvfp4": 4, "mxfp4": 4}
 _APPLIES: Final[dict[str, frozenset[str]]] = {
     "desc_act": frozenset(("gptq",)),
     "damp": frozenset(("gptq",)),
     "sym": frozenset(("gptq", "awq", "rtn")),
     "samples": _CALIBRATED,
+    "smoothing": frozenset(("w8a8",)),
+    "static_activations": frozenset(("fp8",)),
+    "double_quant": frozenset(("nf4",)),
+    "layout": frozenset(("awq",)),
 }
 
 
@@ -52,7 +56,7 @@ def parameters(request: PlanRequest, method: str, source: str) -> dict[str, str 
     out: dict[str, str | bool | int | float] = {}
     if request.adapter is not None:
         out[ADAPTER] = request.adapter
-    if source != "quantize":
+    if source not in ("quantize", "load-time"):
         return out
     for name, methods in _APPLIES.items():
         value = getattr(request.recipe, name)

@@ -108,7 +108,16 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings, kv_cache_bytes: int | N
         return (("python", "main.py", *own, "--disable-auth", "true"),)
     if c.runtime == "mlx":
         return (("mlx_lm.server", "--model", served, *_HOST),)
-    return (("transformers", "serve", served, *_HOST),)
+    return _transformers(model, served, c)
+
+
+def _transformers(model: ModelFacts, served: str, c: Candidate) -> tuple[Argv, ...]:
+    """transformers' own server where it does the same; it knows no HQQ, which advisor's server quantizes while loading."""
+    if c.method == "hqq":
+        return (("advisor", "up", clean(model.ref, 200), "--method", "hqq", "--format", c.format),)
+    quantization = {"nf4": "bnb-4bit", "int8": "bnb-8bit"}.get(c.method) if c.source == "load-time" else None
+    own = ("--quantization", quantization) if quantization is not None else ()
+    return (("transformers", "serve", served, *own, *_HOST),)
 
 
 def _vllm(served: str, c: Candidate, s: Settings, kv_cache_bytes: int | None) -> Argv:

@@ -119,7 +119,8 @@ def runners(folder: Path, **habits: Any) -> Path:
     folder.mkdir(exist_ok=True)
     for name, body in _SCRIPTS.items():
         (folder / name).write_text(_HEAD + body)
-    (folder / "protocol.py").write_text("")
+    for shared in ("protocol.py", "scores.py"):
+        (folder / shared).write_text("")
     (folder / "habits.json").write_text(json.dumps(habits))
     return folder
 

@@ -24,7 +24,11 @@ from ..run import Run
     help="The model it was made of, to compare with; without it only the file is judged.",
 )
 @option("--text", type=TEXT, help="Measure on this text: a file, wikitext-2, or hf:datasets/OWNER/NAME/FILE.txt.")
-@option("--task", type=EXISTING, help="Ask these questions too: JSON lines of prompt and expect, or of question, choices and answer.")
+@option(
+    "--task",
+    type=EXISTING,
+    help="Ask these questions too: JSON lines of prompt and expect, or of question, choices and answer.",
+)
 @option("--chunks", type=COUNT, help="Measure on so many pieces of the text.")
 def verify(run: Run, artifact: str, **options: Any) -> int:
     """Measure how far ARTIFACT is from its original.

@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> None:
         stop(1, f"there is no file {a.model}")
     if why := port_is_free(a.host, a.port):
         stop(PORT_TAKEN, f"{a.host}:{a.port} cannot be bound: {why}")
-    done = threading.Event()
+    # A pipe, not an event: a handler that sets the event its own thread waits for can find its lock held.
+    told, tell = os.pipe()
     failed: list[BaseException] = []
     server: list[Any] = []
 
@@ -146,16 +147,15 @@ def main(argv: list[str] | None = None) -> None:
             server.append(x.Server(parameters(a)))
         except BaseException as e:  # told to the main thread, which ends the process
             failed.append(e)
-            done.set()
+            os.write(tell, b"!")
             return
         sys.stderr.write(f"serving {a.alias} on {server[0].listening_address}\n")
         sys.stderr.flush()
 
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: done.set())
+        signal.signal(name, lambda *_: os.write(tell, b"!"))
     threading.Thread(target=start, daemon=True).start()
-    while not done.wait(1.0):
-        pass
+    os.read(told, 1)
     if failed:
         stop(1, f"llama.cpp does not start: {failed[0]}")
     # A load that runs, or a request that hangs, must not keep the process from ending.

@@ -28,10 +28,13 @@ def hinted(error: AdvisorError) -> tuple[str, str, str | None, RecipeOptions]:
     assert error.hint is not None
     words = shlex.split(error.hint)
     assert words[:3] == ["advisor", "quantize", "MODEL"]
+    static = "--static-activations" in words
+    words = [w for w in words if w != "--static-activations"]
     given = dict(zip(words[3::2], words[4::2], strict=True))
     options = RecipeOptions(
         damp=float(given.pop("--damp")) if "--damp" in given else None,
         samples=int(given.pop("--samples")) if "--samples" in given else None,
+        static_activations=True if static else None,
     )
     method, fmt, quantizer = given.pop("--method"), given.pop("--format"), given.pop("--quantizer", None)
     assert not given

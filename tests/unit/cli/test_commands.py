@@ -157,6 +157,7 @@ def test_options_reach_the_library(advise: Advise, fake: Callable[..., None], tm
     assert settings.offline
     assert settings.values["offline"].origin == "flag"
     made = ("bits", "group_size", "desc_act", "sym", "damp", "calibration", "samples", "adapter")
+    made += ("smoothing", "static_activations", "double_quant", "layout")
     assert {seen.pop(name) for name in made} == {None}
     assert seen == {
         "model": "8B",

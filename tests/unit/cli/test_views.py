@@ -220,7 +220,11 @@ def test_addresses_paths_and_ids_are_never_cut(draw: Callable[..., str], columns
 def test_environments_show_variant_state_and_what_can_be_built(draw: Callable[..., str]) -> None:
     old = sample_lists.sample_env(name="vllm", variant="cuda", complete=False, built=True, current=False)
     half = sample_lists.sample_env(name="autoawq", complete=False, built=False)
-    text = draw(lambda page: environments.listing(page, (sample_lists.sample_env(), old, half), (), sample_lists.sample_offers()))
+    text = draw(
+        lambda page: environments.listing(
+            page, (sample_lists.sample_env(), old, half), (), sample_lists.sample_offers()
+        )
+    )
     rows = {tuple(line.split()[:3]) for line in text.splitlines() if line.strip()}
     assert {("llama.cpp", "complete", "1.00"), ("vllm", "cuda", "outdated"), ("autoawq", "incomplete", "1.00")} <= rows
     assert {("vllm", "cpu", "no"), ("llama.cpp", "yes", "1.00")} <= rows
