@@ -19,7 +19,8 @@ from advisor.api.launching import (
     read_key,
     smoke,
 )
-from advisor.api.making import Made, facts_or_fetch, make_and_verify, refuse_offline
+from advisor.api.making import Made, facts_or_fetch, make_and_verify
+from advisor.api.offline import refuse_offline
 from advisor.api.options import PlanOptions, checked, machine_options
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter

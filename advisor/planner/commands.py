@@ -112,7 +112,7 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings, kv_cache_bytes: int | N
 
 
 def _transformers(model: ModelFacts, served: str, c: Candidate) -> tuple[Argv, ...]:
-    """transformers' own server where it does the same; it knows no HQQ, which advisor's server quantizes while loading."""
+    """transformers' own server where it does the same; it knows no HQQ, which advisor's own quantizes as it loads."""
     if c.method == "hqq":
         return (("advisor", "up", clean(model.ref, 200), "--method", "hqq", "--format", c.format),)
     quantization = {"nf4": "bnb-4bit", "int8": "bnb-8bit"}.get(c.method) if c.source == "load-time" else None

@@ -71,7 +71,7 @@ def test_a_recorded_machine_and_a_named_one_contradict() -> None:
 
 
 def test_offline_names_every_missing_environment_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from advisor.api.making import refuse_offline
+    from advisor.api.offline import refuse_offline
 
     plan = api.recommend("8B").plans[0]
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
