@@ -45,6 +45,7 @@ def quantize(
     imatrix: Path | None = None,
     out: Path | None = None,
     verify: bool = True,
+    adapter_only: bool = False,
     text: Path | str | None = None,
     settings: Settings | None = None,
     reporter: Reporter | None = None,
@@ -55,7 +56,7 @@ def quantize(
 
     Without ``method`` and ``format`` a GGUF file of Q4_K_M; with a method alone its usual format. ``options``: the
     recipe's values, the file to calibrate on and the adapter to merge first, see ``MakingOptions``. ``text``: what is
-    measured on.
+    measured on. ``adapter_only``: the adapter alone, as a GGUF file that llama.cpp loads beside the unchanged model.
 
     Raises:
         AdvisorError: ``word-not-found``, ``contradictory-options``, ``illegal-recipe``, ``not-available`` for what
@@ -74,6 +75,8 @@ def quantize(
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
     facts = facts_or_fetch(model, s, steps)
     request = request_of(options, top=1)
+    if adapter_only:
+        return _adapter(s, steps, facts, request, out, started)
     chosen = _choice(facts, method, format, quantizer, request)
     if request.adapter is not None:
         from advisor.api import adapters
@@ -101,6 +104,35 @@ def quantize(
         types=dict(verification.types) if verification else {},
         notes=made.notes,
         recipe=made.recipe,
+    )
+
+
+def _adapter(
+    s: Settings, steps: Steps, facts: ModelFacts, request: PlanRequest, out: Path | None, started: float
+) -> Artifact:
+    """The adapter that is asked for as a GGUF file."""
+    import time
+
+    from advisor.api import adapters
+
+    if request.adapter is None:
+        raise AdvisorError(
+            "contradictory-options",
+            "--adapter-only says what to do with an adapter, and none is named.",
+            hint=f"advisor quantize {shell_word(facts.ref)} --adapter FOLDER --adapter-only",
+        )
+    made = adapters.as_gguf(s, steps, facts, Path(request.adapter))
+    path = _copy_out(made, out) if out is not None else made
+    return Artifact(
+        path=str(path),
+        method="gguf",
+        format="f16",
+        bytes=path.stat().st_size,
+        sha256=_sha256(made),
+        from_=facts.ref,
+        quantizer="llama.cpp",
+        seconds=round(time.monotonic() - started, 3),
+        notes=(f"A LoRA adapter, for llama-server --lora {path.name} beside {facts.name}.",),
     )
 
 

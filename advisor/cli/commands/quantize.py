@@ -32,6 +32,7 @@ from ..run import Run
     help="Copy it there too: into a folder that exists, or under this name. The store keeps its own.",
 )
 @option("--text", type=TEXT, help="Verify on this text: a file, wikitext-2, hf:datasets/OWNER/NAME/FILE.")
+@option("--adapter-only", is_flag=True, help="Make a GGUF file of the adapter alone, for llama.cpp's --lora.")
 @option("--verify/--no-verify", default=True, show_default=True, help="Compare it with the original afterwards.")
 def quantize(run: Run, model: str, **options: Any) -> int:
     """Make a quantized model of MODEL.
