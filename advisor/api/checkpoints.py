@@ -44,6 +44,14 @@ def environment_of(settings: Settings, steps: Steps, name: str, method: str = ""
     return making.environment(settings, steps, name, variant=variant)
 
 
+def device_of(settings: Settings) -> str:
+    """The kind of device that this machine's environments are built for: ``cpu``, ``cuda`` (ROCm's name, too)."""
+    from advisor.api.context import this_machine
+    from advisor.backends.variants import variant_for
+
+    return "cpu" if variant_for(this_machine(settings)[0]) == "cpu" else "cuda"
+
+
 def recipe_of(
     model: ModelFacts,
     *,
@@ -225,6 +233,7 @@ def prove(
                 tasks=task,
                 chunks=chunks or CHUNKS,
                 threads=threads,
+                device=device_of(settings),
                 reporter=steps.reporter,
                 cancel=steps.cancel,
             )
@@ -251,25 +260,21 @@ def make_and_verify(
     from advisor.planner import asked
 
     threads = plan.settings.threads
-    recipe = recipe_of(
-        model,
-        method=plan.method,
-        fmt=plan.format,
-        quantizer=plan.quantizer,
-        runtime=plan.runtime,
-        parameters=plan.parameters,
-        at_load=plan.source == "load-time",
-    )
-    named = plan.parameters.get(asked.CALIBRATION)
-    made = make(
-        settings,
-        steps,
-        model,
-        recipe,
-        calibration=Path(str(named)) if named else None,
-        held_out=text,
-        threads=threads,
-    )
+    if plan.source == "prequantized":
+        made = ready(settings, steps, model, plan)
+    else:
+        recipe = recipe_of(
+            model,
+            method=plan.method,
+            fmt=plan.format,
+            quantizer=plan.quantizer,
+            runtime=plan.runtime,
+            parameters=plan.parameters,
+            at_load=plan.source == "load-time",
+        )
+        named = plan.parameters.get(asked.CALIBRATION)
+        calibration = Path(str(named)) if named else None
+        made = make(settings, steps, model, recipe, calibration=calibration, held_out=text, threads=threads)
     verification = prove(settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads)
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
@@ -279,6 +284,56 @@ def make_and_verify(
         raise error
     env = environment_of(settings, steps, runtimes()[plan.runtime].capabilities().env or plan.runtime)
     return made, verification, env
+
+
+def ready(settings: Settings, steps: Steps, model: ModelFacts, plan: Plan) -> Made:
+    """The checkpoint of a ``prequantized`` plan: the model's own folder, or an artifact of the hub, fetched as a step.
+
+    Raises:
+        AdvisorError: ``integrity`` where it is not what the plan says; what fetching raises.
+    """
+    from advisor.api import ready_made
+
+    if plan.artifact is not None:
+        return ready_made.fetch(plan, model, settings, steps)
+    source = making.local_model(settings, steps, model)
+    assert source.path is not None
+    folder = Path(source.path)
+    recipe = kept_recipe(folder) or recipe_of_facts(source)
+    if recipe is None:
+        raise AdvisorError(
+            "bad-option",
+            f"{folder.name} is of no format that can be judged: {source.weights_dtype}.",
+            hint=f"advisor recommend {shell_word(model.ref)}",
+        )
+    note = "The weights were quantized already; there is no original to hold them against."
+    return Made(folder, None, False, {}, None, (note,), recipe)
+
+
+def kept_recipe(folder: Path) -> Recipe | None:
+    """The recipe that lies beside the weights of what advisor made; ``None`` for other checkpoints."""
+    import msgspec
+
+    from advisor.execute.checkpoint import RECIPE_FILE
+    from advisor.facts.base import loads
+
+    try:
+        return loads(Recipe, (folder / RECIPE_FILE).read_bytes())
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def recipe_of_facts(facts: ModelFacts) -> Recipe | None:
+    """What a checkpoint's own configuration tells of how it was quantized; ``None`` where it tells of no known format.
+
+    16-bit weights are method ``none``.
+    """
+    method, fmt = facts.quantized_method, facts.quantized_format
+    if method is None and not any(n.startswith("already quantized") for n in facts.notes):
+        method, fmt = "none", "f16" if facts.weights_dtype == "f16" else "bf16"
+    if method is None or fmt is None:
+        return None
+    return Recipe(method=method, format=fmt, quantizer="unknown", bits=0)  # type: ignore[arg-type]
 
 
 def runtime_for(method: str, fmt: str) -> str:
@@ -309,30 +364,13 @@ def verify(
     Raises:
         AdvisorError: ``bad-option`` for a checkpoint of no format that can be judged; as ``prove``.
     """
-    import msgspec
-
-    from advisor.execute.checkpoint import RECIPE_FILE
-
-    kept = folder / RECIPE_FILE
-    recipe: Recipe | None = None
-    if kept.is_file():
-        from advisor.facts.base import loads
-
-        try:
-            recipe = loads(Recipe, kept.read_bytes())
-        except (msgspec.MsgspecError, OSError, UnicodeDecodeError):
-            recipe = None
+    recipe = kept_recipe(folder) or recipe_of_facts(facts)
     if recipe is None:
-        method, fmt = facts.quantized_method, facts.quantized_format
-        if method is None and not any(n.startswith("already quantized") for n in facts.notes):
-            method, fmt = "none", "f16" if facts.weights_dtype == "f16" else "bf16"
-        if method is None or fmt is None:
-            raise AdvisorError(
-                "bad-option",
-                f"{folder.name} is of no format that can be judged: {facts.weights_dtype}.",
-                hint="advisor verify --help",
-            )
-        recipe = Recipe(method=method, format=fmt, quantizer="unknown", bits=0)  # type: ignore[arg-type]
+        raise AdvisorError(
+            "bad-option",
+            f"{folder.name} is of no format that can be judged: {facts.weights_dtype}.",
+            hint="advisor verify --help",
+        )
     reference = None
     if against is not None:
         reference = original(settings, steps, making.facts_or_fetch(against, settings, steps)).folder

@@ -102,7 +102,7 @@ def fetch(plan: Plan, model: ModelFacts, settings: Settings, steps: Steps) -> Ma
     from advisor.api import hubbing
     from advisor.api.making import Made, has_imatrix
 
-    if plan.artifact is None or plan.method != "gguf":
+    if plan.artifact is None:
         raise AdvisorError("not-available", f"The plan {plan.id} names no artifact that can be served here.")
     announced = hubbing.lookup(plan.artifact, settings, ask=True, steps=steps)
     if announced is not None:
@@ -112,6 +112,10 @@ def fetch(plan: Plan, model: ModelFacts, settings: Settings, steps: Steps) -> Ma
     if found.path is None:
         raise AdvisorError("model-needs-download", f"{plan.artifact} is not here.")
     note = f"The artifact was fetched ready-made: {found.ref}. It was not held against the original."
+    if plan.method != "gguf":
+        from advisor.api import checkpoints
+
+        return Made(Path(found.path), None, False, {}, None, (note,), checkpoints.recipe_of_facts(found))
     return Made(Path(found.path), None, has_imatrix(Path(found.path)), {}, None, (note,))
 
 
@@ -124,10 +128,13 @@ def _same(plan: Plan, model: ModelFacts, found: ModelFacts) -> None:
         for name in ("layers", "hidden", "heads", "kv_heads")
         if getattr(found, name) != getattr(model, name)
     ]
-    if abs(found.params - model.params) > _CLOSE * model.params:
+    # The elements of packed tensors are no weights: shapes alone tell of a checkpoint.
+    if plan.method == "gguf" and abs(found.params - model.params) > _CLOSE * model.params:
         differ.append(f"{found.params:,} weights instead of {model.params:,}")
-    if own_format(found) != plan.format:
+    if plan.method == "gguf" and own_format(found) != plan.format:
         differ.append(f"the format {own_format(found)} instead of {plan.format}")
+    if plan.method != "gguf" and found.quantized_format != plan.format:
+        differ.append(f"the format {found.quantized_format or found.weights_dtype} instead of {plan.format}")
     if differ:
         raise AdvisorError(
             "integrity",

@@ -110,6 +110,7 @@ FACTS: Final[dict[str, FactDef]] = {
     "model.weights_format": _word("what lies on disk", "none", "safetensors", "gguf"),
     "model.weights_dtype": _word("number format of the weights on disk"),
     "model.source_quantized": _flag("the weights on disk are already quantized"),
+    "model.packed_checkpoint": _flag("a checkpoint that another method has quantized and packed already"),
     "model.source_bits": _number("bits a weight takes on disk", "bits"),
     "model.width_256_divisible": _flag("every quantized row is a multiple of 256 weights long"),
     "model.confidence": _word("how sure the facts of the model are", "exact", "derived", "low"),

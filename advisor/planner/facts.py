@@ -56,6 +56,8 @@ def fixed_facts(
         "model.weights_format": model.weights_format,
         "model.weights_dtype": model.weights_dtype,
         "model.source_quantized": source_bits is not None and source_bits < 15,
+        "model.packed_checkpoint": model.weights_format == "safetensors"
+        and any(note.startswith("already quantized") for note in model.notes),
         "model.source_bits": source_bits,
         "model.width_256_divisible": all(w % 256 == 0 for w in widths) if widths else None,
         "model.confidence": model.confidence,

@@ -31,8 +31,8 @@ def score(model: llama_c.Model, text: str, chunks: int, n: int) -> list[float]:
     Raises:
         Failed: ``bad-option``, the text is too short.
     """
-    import logits as logits_
     import numpy as np
+    import scores
 
     tokens = model.tokenize(text)
     chunks = min(chunks, len(tokens) // n)
@@ -48,7 +48,7 @@ def score(model: llama_c.Model, text: str, chunks: int, n: int) -> list[float]:
         rows = model.decode(chunk, scored)
         if not np.isfinite(rows).all():
             raise protocol.Failed("artifact-invalid", f"{model.path.name} gives logits that are not finite.")
-        logp, _ = logits_.log_softmax(rows)
+        logp, _ = scores.log_softmax(rows)
         out += [float(x) for x in logp[np.arange(len(rows)), chunk[n // 2 + 1 :]]]
         protocol.progress(i + 1, chunks, "chunks")
     return out
