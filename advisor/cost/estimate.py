@@ -16,6 +16,7 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Disk, Memory, Quality, Settings, Speed, Time
 from advisor.facts.protocols import EngineOracle
+from advisor.facts.quantity import Quantity
 
 
 class Cost(Shape, frozen=True, kw_only=True):
@@ -30,6 +31,7 @@ class Cost(Shape, frozen=True, kw_only=True):
     fallbacks: dict[str, int]
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
+    making_memory: Quantity | None = None
 
 
 def cost(
@@ -153,4 +155,5 @@ def cost(
         fallbacks=narrow,
         assumptions=tuple(assumptions),
         warnings=tuple(warnings),
+        making_memory=effort.making_memory(model, tensors, method, fmt, as_is=as_is),
     )

@@ -47,6 +47,15 @@ def check_memory(plan: Plan, machine: Machine) -> None:
     for device in machine.devices:
         # Unified memory is the host's; it is counted there.
         free[device.id] = free["host"] if device.unified_memory else device.memory.free_bytes
+    making, there = plan.making_memory, free["host"]
+    if making is not None and there is not None and making.low > there:
+        raise AdvisorError(
+            "not-enough-memory",
+            f"Making {plan.format} takes about {gib(making.value)} of memory ({gib(making.low)} at least), and "
+            f"{gib(there)} are free. Close other programs, or take a format that needs less to make.",
+            hint=f"advisor recommend {plan.model} --method gguf",
+            data={"making": {"needed_bytes": int(making.low), "free_bytes": there}},
+        )
     short: dict[str, dict[str, int]] = {}
     for name, need in plan.memory.by_device.items():
         there = free.get(name)

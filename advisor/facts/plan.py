@@ -126,7 +126,7 @@ class Plan(Shape, frozen=True, kw_only=True):
     ``parameters`` are what the rules set for the quantizer (``quantize.desc_act``, ``quantize.samples`` ...);
     ``devices`` the device keys it runs on; ``terms`` are the parts of the score, each from 0 to 1 before the goal
     weighs it, and ``guide``, which the rules add. ``artifact`` names the ready-made artifact of a ``prequantized`` plan
-    with its commit.
+    with its commit. ``making_memory``: bytes of host memory that making a checkpoint takes at its peak.
     """
 
     id: str
@@ -156,6 +156,7 @@ class Plan(Shape, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     terms: dict[str, float] = {}
     artifact: str | None = None
+    making_memory: Quantity | None = None
 
 
 class Rejected(Shape, frozen=True, kw_only=True):

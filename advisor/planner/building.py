@@ -103,5 +103,6 @@ def build(
         warnings=tuple(dict.fromkeys((*s.cost.warnings, *s.outcome.warnings))),
         parameters=parameters(s.outcome.values),
         devices=c.target.keys,
+        making_memory=s.cost.making_memory if c.source == "quantize" else None,
         terms=s.terms | {"guide": s.outcome.scores.get("guide", 0.0)},
     )

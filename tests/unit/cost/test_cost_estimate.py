@@ -55,7 +55,10 @@ def test_every_choice_has_a_cost(method: str, fmt: str, runtime: str) -> None:
         assert c.time.fetch is None
         assert c.time.start and c.time.start.value > 0
         assert c.time.quantize is not None
-        assert (c.time.quantize.value == 0) == (method == "none")
+        # NF4 and INT8 are quantized while they load.
+        assert (c.time.quantize.value == 0) == (method in ("none", "nf4", "int8"))
+        assert (c.making_memory is not None) == (method not in ("none", "nf4", "int8", "hqq", "gguf"))
+        assert c.making_memory is None or c.making_memory.low > 2 * 8e9, "the 16-bit model is in memory as a whole"
         assert c.disk.peak_bytes is not None and c.disk.download_bytes is not None
         assert c.disk.peak_bytes >= c.disk.download_bytes
         assert c.quality.kld is not None

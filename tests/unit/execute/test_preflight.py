@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from advisor.errors import AdvisorError
@@ -9,6 +10,7 @@ from advisor.execute.preflight import check_memory
 from advisor.facts.base import from_json
 from advisor.facts.machine import Machine
 from advisor.facts.plan import Plan
+from advisor.facts.quantity import Quantity
 
 GIB = 2**30
 
@@ -104,3 +106,15 @@ def test_unified_memory_is_the_hosts() -> None:
     with pytest.raises(AdvisorError) as e:
         check_memory(plan(gpu0=20 * GIB), machine(8 * GIB, None, unified=True))
     assert list(e.value.data["devices"]) == ["gpu0"]
+
+
+def test_making_needs_its_memory_before_anything_is_made() -> None:
+    wanted = msgspec.structs.replace(
+        plan(host=GIB),
+        making_memory=Quantity(value=30 * GIB, low=20 * GIB, high=40 * GIB, unit="bytes", method="fit", source="test"),
+    )
+    with pytest.raises(AdvisorError, match="Making q4_k_m takes about 30") as e:
+        check_memory(wanted, machine(19 * GIB))
+    assert e.value.code == "not-enough-memory"
+    assert e.value.data["making"] == {"needed_bytes": 20 * GIB, "free_bytes": 19 * GIB}
+    check_memory(wanted, machine(21 * GIB))
