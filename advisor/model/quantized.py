@@ -31,7 +31,9 @@ def read(config: object) -> Quantized:
         if config.get("load_in_4bit"):
             return Quantized("nf4", "nf4") if config.get("bnb_4bit_quant_type", "nf4") == "nf4" else _NOTHING
         return Quantized("int8", "int8") if config.get("load_in_8bit") else _NOTHING
-    if method in ("fp8", "mxfp4"):
+    if method in ("fp8", "fbgemm_fp8"):
+        return Quantized("fp8", "fp8")
+    if method == "mxfp4":
         return Quantized(method, method)
     if method == "compressed-tensors":
         return _compressed(config)

@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from advisor import api, settings
+from advisor.api import checkpoints
+from advisor.errors import AdvisorError
+from advisor.execute.steps import Steps
 from tests.support import scripted
 from tests.support.fake_hub import FakeHub
 from tests.support.fake_hub_models import checkpoint, gguf, no_tokens, quantized
@@ -215,6 +220,30 @@ def test_a_ready_made_artifact_of_the_publisher_is_served(server: FakeHub, tmp_p
         assert any("not held against the original" in n for n in data["receipt"]["notes"])
     finally:
         scripted.advisor(runners, "down", "--all")
+
+
+def test_a_ready_made_checkpoint_is_planned_fetched_and_held_to_the_plan(server: FakeHub, tmp_path: Path) -> None:
+    """A publisher's AWQ repository beside the original: less to fetch, its own configuration says what it is."""
+    server.add("me/Tiny", checkpoint(tmp_path / "tiny"))
+    packed = checkpoint(tmp_path / "packed")
+    config = json.loads((packed / "config.json").read_text(encoding="utf-8"))
+    said = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+    (packed / "config.json").write_text(json.dumps({**config, "quantization_config": said}), encoding="utf-8")
+    server.add("me/Tiny-AWQ", packed, tags=("base_model:quantized:me/Tiny",))
+    report = api.recommend("me/Tiny", method="awq", format="w4a16-g32")
+    plan = next(p for p in report.plans if p.source == "prequantized")
+    assert plan.artifact is not None
+    assert plan.artifact.startswith("me/Tiny-AWQ@")
+    made = checkpoints.ready(settings.load(), Steps(), report.model, plan)
+    assert (made.artifact / "config.json").is_file()
+    assert made.reference is None
+    assert made.recipe is not None
+    assert (made.recipe.method, made.recipe.format) == ("awq", "w4a16-g32")
+    assert any("not held against the original" in n for n in made.notes)
+    other = msgspec.structs.replace(plan, format="w4a16-g64")
+    with pytest.raises(AdvisorError, match="the format w4a16-g32 instead of w4a16-g64") as e:
+        checkpoints.ready(settings.load(), Steps(), report.model, other)
+    assert e.value.code == "integrity"
 
 
 def test_hostile_templates_and_names_are_only_data(server: FakeHub, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from advisor.execute.hub.client import EntryMissing, Hub
 from advisor.execute.hub.record import Library, Record, from_information, slug
 from advisor.facts.base import Shape, loads
 from advisor.facts.words import GGUF_FORMATS
+from advisor.model import quantized
 from advisor.model.gguf_facts import part_names
 from advisor.model.jsonfile import MAX_CONFIG_BYTES, parse
 from advisor.model.paths import check_name
@@ -166,25 +167,13 @@ def _checkpoint(hub: Hub, record: Record, model: Record) -> list[Variant]:
 
 
 def kind_of(said: dict[str, Any], name: str) -> tuple[str, str] | None:
-    """Method and format of a ``quantization_config``; ``None`` for one that has no word here."""
-    method = said.get("quant_method")
-    if method in ("awq", "gptq"):
-        bits, group = said.get("bits"), said.get("group_size")
-        if isinstance(bits, int) and isinstance(group, int) and group > 0:
-            return method, f"w{bits}a16-g{group}"
+    """Method and format of a ``quantization_config``; ``None`` for one that has no word here.
+
+    What compressed-tensors does not tell, which algorithm chose 4-bit codes, the repository's name may.
+    """
+    found = quantized.read(said)
+    if found.method is None or found.format is None or found.method in ("nf4", "int8"):
         return None
-    if method in ("fp8", "fbgemm_fp8"):
-        return "fp8", "fp8"
-    if method != "compressed-tensors":
-        return None
-    groups = said.get("config_groups")
-    first = next(iter(groups.values()), None) if isinstance(groups, dict) and groups else None
-    weights = first.get("weights") if isinstance(first, dict) else None
-    if not isinstance(first, dict) or not isinstance(weights, dict):
-        return None
-    bits, group, floating = weights.get("num_bits"), weights.get("group_size"), weights.get("type") == "float"
-    if bits == 8:
-        return ("fp8", "fp8") if floating else (("w8a8", "w8a8") if first.get("input_activations") else None)
-    if bits == 4 and not floating and isinstance(group, int) and group > 0:
-        return ("awq" if "awq" in name.lower() else "gptq"), f"w4a16-g{group}"
-    return None
+    if said.get("quant_method") == "compressed-tensors" and found.format.startswith("w4a16"):
+        return ("awq" if "awq" in name.lower() else "gptq"), found.format
+    return found.method, found.format
