@@ -5,7 +5,8 @@ CPU time, not wall time, wherever one is compared with another: it does not move
 real model and the same steps by hand; ``formats`` compares predicted and measured memory over several formats;
 ``load-mode`` compares ways to get a file into memory, ``waiting`` threads that spin with threads that sleep. Without a
 word: all of these. ``providers`` compiles llama.cpp (over ten minutes) and holds it against the prebuilt wheel;
-``binding`` compiles llama-cpp-python where it is not there yet; ``offload`` needs a software Vulkan driver.
+``binding`` compiles llama-cpp-python where it is not there yet; ``offload`` needs a software Vulkan driver, ``methods``
+makes and serves every method of the guide (half an hour).
 ``--write FILE`` also writes what is printed.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from load_mode import load_mode, waiting
+from methods import methods
 
 import advisor
 from advisor import settings
@@ -312,8 +314,9 @@ def main(argv: list[str]) -> int:
         "providers": providers,
         "binding": binding,
         "offload": offload,
+        "methods": methods,
     }
-    usual = [part for name, part in parts.items() if name not in ("providers", "binding", "offload")]
+    usual = [part for name, part in parts.items() if name not in ("providers", "binding", "offload", "methods")]
     chosen = [parts[a] for a in argv if a in parts] or usual
     lines: list[str] = []
 
