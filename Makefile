@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up down test quick lint types imports bench build-check gpu-check schemas clean
+.PHONY: up down test test-long quick lint types imports bench build-check gpu-check schemas clean
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "advisor needs Python 3.11 or newer; set PYTHON=")'
@@ -38,7 +38,10 @@ quick: lint types imports
 	$(BIN)/pytest -m "not slow"
 
 test: lint types imports
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not long"
+
+test-long: $(VENV)/.dev
+	$(BIN)/pytest -m long
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py

@@ -29,6 +29,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "HF_TOKEN",
         "HF_TOKEN_PATH",
         "HF_HOME",
+        "OLLAMA_HOST",
     ):
         monkeypatch.delenv(name, raising=False)
 

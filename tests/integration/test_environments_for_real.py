@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 CHECKPOINT = ("autoawq", "gptqmodel", "llmcompressor", "transformers", "vllm")
 
 
-@pytest.mark.parametrize("name", CHECKPOINT)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n == "autoawq" else n for n in CHECKPOINT])
 def test_it_builds_and_quantizes_or_serves_a_tiny_model(name: str, in_shared_home: Path) -> None:
     here = settings.load(env={"ADVISOR_HOME": str(in_shared_home)})
     known = pins(name)

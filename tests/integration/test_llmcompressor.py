@@ -20,6 +20,7 @@ from tests.support import checkpoints
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
+STATIC = RecipeOptions(static_activations=True, samples=4, sequence_length=128)
 FEW = RecipeOptions(samples=4, sequence_length=128)
 
 
@@ -57,6 +58,7 @@ def holds(made: Made, source: Path, matrices: int) -> None:
         assert (made.path / name).read_bytes() == (source / name).read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "fmt", "options"),
     [
@@ -80,9 +82,9 @@ def test_a_whole_model_in_seconds(
         ("awq", "w4a16-g64", FEW),
         ("gptq", "w4a16-g64", FEW),
         ("nvfp4", "nvfp4", RecipeOptions()),
-        ("mxfp4", "mxfp4", RecipeOptions()),
-        ("rtn", "w8a16-g32", RecipeOptions(sym=False)),
-        ("fp8", "fp8", RecipeOptions(static_activations=True, samples=4, sequence_length=128)),
+        pytest.param("mxfp4", "mxfp4", RecipeOptions(), marks=pytest.mark.long),
+        pytest.param("rtn", "w8a16-g32", RecipeOptions(sym=False), marks=pytest.mark.long),
+        pytest.param("fp8", "fp8", STATIC, marks=pytest.mark.long),
     ],
 )
 def test_two_layers(making: Making, two: Path, text: Path, method: str, fmt: str, options: RecipeOptions) -> None:

@@ -20,9 +20,10 @@ from tests.support import checkpoints, surprise
 
 pytestmark = pytest.mark.slow
 FEW = RecipeOptions(samples=4, sequence_length=128)
+ORDERED = RecipeOptions(desc_act=True, samples=4, sequence_length=128)
 EIGHT_BIT, FOUR_BIT = 0.01, 0.2  # nats, of two layers
-# Clipping, which AWQ does, costs a model much that is cut after the layers where its largest activations arise: 1.05
-# nats, with the library's own search as with the one by products.
+# AutoAWQ's result on the model cut to two layers: 1.05 nats, with the library's own clip search as with the one by
+# products; why it is that much there has not been looked into.
 CLIPPED = 2.0
 
 
@@ -81,9 +82,9 @@ def distance(home: Path, env: str, made: Path, source: Path, tmp_path: Path) -> 
     ("fmt", "options", "quantizer", "limit"),
     [
         ("w4a16-g64", FEW, "gptqmodel", FOUR_BIT),
-        ("w4a16-g32", RecipeOptions(desc_act=True, samples=4, sequence_length=128), "gptqmodel", FOUR_BIT),
-        ("w8a16-g64", FEW, "gptqmodel", EIGHT_BIT),
-        ("w4a16-g64", FEW, "optimum", FOUR_BIT),
+        pytest.param("w4a16-g32", ORDERED, "gptqmodel", FOUR_BIT, marks=pytest.mark.long),
+        pytest.param("w8a16-g64", FEW, "gptqmodel", EIGHT_BIT, marks=pytest.mark.long),
+        pytest.param("w4a16-g64", FEW, "optimum", FOUR_BIT, marks=pytest.mark.long),
     ],
 )
 def test_gptq(
@@ -103,6 +104,7 @@ def test_gptq(
     assert 0 <= distance(shared_home, "gptqmodel", made.path, two, tmp_path)["kl"] < limit
 
 
+@pytest.mark.long
 def test_awq_loads_where_gptq_does(shared_home: Path, two: Path, text: Path, tmp_path: Path) -> None:
     """AutoAWQ itself loads on a GPU only; transformers loads its format through GPTQModel's kernels."""
     made = made_by(shared_home, two, recipe("awq", "w4a16-g64", "autoawq", FEW), text, 14)
@@ -111,7 +113,11 @@ def test_awq_loads_where_gptq_does(shared_home: Path, two: Path, text: Path, tmp
 
 @pytest.mark.parametrize(
     ("method", "options", "limit"),
-    [("nf4", RecipeOptions(), 0.8), ("nf4", RecipeOptions(double_quant=False), 0.8), ("int8", RecipeOptions(), 0.1)],
+    [
+        ("nf4", RecipeOptions(), 0.8),
+        pytest.param("nf4", RecipeOptions(double_quant=False), 0.8, marks=pytest.mark.long),
+        ("int8", RecipeOptions(), 0.1),
+    ],
 )
 def test_bitsandbytes_on_the_whole_model(
     shared_home: Path, whole: Path, tmp_path: Path, method: str, options: RecipeOptions, limit: float

@@ -100,6 +100,7 @@ def test_a_checkpoint_agrees_with_itself(
     assert runtime in found.loaded["versions"]
 
 
+@pytest.mark.long
 def test_nf4_of_a_whole_model_is_near_its_original(shared_home: Path, store: Store, tmp_path: Path) -> None:
     model = checkpoints.whole(shared_home)
     # Two prompts beside the edge cases: without kernels of its own NF4 answers with some tokens a second here.
@@ -115,6 +116,7 @@ def test_nf4_of_a_whole_model_is_near_its_original(shared_home: Path, store: Sto
     assert found.perplexity < 60
 
 
+@pytest.mark.long
 def test_a_sound_eight_bit_checkpoint_passes(
     two: Path, eight: Path, shared_home: Path, store: Store, tmp_path: Path
 ) -> None:

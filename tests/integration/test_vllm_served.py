@@ -124,9 +124,15 @@ def tried(python: str, artifact: Path, model: Path, root: Path, method: str, fmt
     assert marked(SERVER_MARK, uuid) == []
 
 
-def test_sixteen_bits_and_eight(shared_home: Path, tmp_path: Path) -> None:
+def test_sixteen_bits(shared_home: Path, tmp_path: Path) -> None:
     python = envs.ensure("vllm", settings=checkpoints.settings_of(shared_home)).python
     two = checkpoints.two_layers(shared_home, tmp_path / "two")
     tried(python, two, two, tmp_path / "a", "none", "bf16")
+
+
+@pytest.mark.long
+def test_eight_bits(shared_home: Path, tmp_path: Path) -> None:
+    python = envs.ensure("vllm", settings=checkpoints.settings_of(shared_home)).python
+    two = checkpoints.two_layers(shared_home, tmp_path / "two")
     eight = edit_checkpoint.to_int8(two, tmp_path / "eight")
     tried(python, eight, two, tmp_path / "b", "w8a8", "w8a8")
