@@ -24,6 +24,7 @@ KEYS: Final[dict[str, tuple[str, object]]] = {
     "recover": ("ADVISOR_RECOVER", "ask"),
     "hub_endpoint": ("HF_ENDPOINT", "https://huggingface.co"),
     "llama_cpp_dir": ("ADVISOR_LLAMA_CPP_DIR", ""),
+    "ollama_host": ("OLLAMA_HOST", ""),
 }
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off", ""}

@@ -157,7 +157,8 @@ def _choice(
 
     able = {name: q.capabilities() for name, q in quantizers().items()}
     if method is None and quantizer is not None and quantizer != "llama.cpp":
-        method = next(iter(able[quantizer].methods), None)
+        made = able[quantizer]
+        method = next((m for m in made.methods if fmt is None or made.makes(m, fmt)), None)
     if method is None and fmt is not None:
         method = next((m for m in candidate.FORMATS if candidate.takes(m, fmt)), None)
     method = method or "gguf"

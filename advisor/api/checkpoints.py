@@ -31,25 +31,33 @@ class Original(NamedTuple):
     notes: tuple[str, ...]
 
 
-def environment_of(settings: Settings, steps: Steps, name: str, method: str = "") -> Env:
-    """The managed environment of a quantizer or runtime, in the variant that fits this machine, as a step.
+def variant_of(settings: Settings, name: str, *, on_cpu: bool = False) -> str | None:
+    """The variant of an environment to work with; ``None`` where there is one for all machines.
+
+    ``on_cpu``: for a plan without devices. ROCm's is taken only where it is built already: its packages are on indexes
+    that a person has to name first, and without them quantizing works on the CPU.
+
+    Raises:
+        AdvisorError: ``backend-not-found``.
+    """
+    from advisor.api.context import this_machine
+    from advisor.backends import pins, variants
+    from advisor.execute import envs
+
+    best = variants.best(name, this_machine(settings)[0])
+    if best is None or (best == "cuda" and not on_cpu):
+        return best
+    there = best == "rocm" and not on_cpu and envs.find(name, settings=settings, variant=best) is not None
+    return best if there else pins.BASE_VARIANT
+
+
+def environment_of(settings: Settings, steps: Steps, name: str, *, on_cpu: bool = False) -> Env:
+    """The managed environment of a quantizer or runtime, in the variant of ``variant_of``, as a step.
 
     Raises:
         AdvisorError: as ``making.environment``.
     """
-    from advisor.api.context import this_machine
-    from advisor.backends.variants import best
-
-    variant = best(name, this_machine(settings)[0])
-    return making.environment(settings, steps, name, variant=variant)
-
-
-def device_of(settings: Settings) -> str:
-    """The kind of device that this machine's environments are built for: ``cpu``, ``cuda`` (ROCm's name, too)."""
-    from advisor.api.context import this_machine
-    from advisor.backends.variants import variant_for
-
-    return "cpu" if variant_for(this_machine(settings)[0]) == "cpu" else "cuda"
+    return making.environment(settings, steps, name, variant=variant_of(settings, name, on_cpu=on_cpu))
 
 
 def recipe_of(
@@ -198,8 +206,11 @@ def prove(
     task: Path | None = None,
     chunks: int | None = None,
     threads: int | None = None,
+    on_cpu: bool = False,
 ) -> Verification:
     """Hold the checkpoint against the 16-bit original through the runtime that serves it, as a step.
+
+    ``on_cpu``: it serves on the CPU, whatever devices there are.
 
     Raises:
         AdvisorError: ``artifact-invalid``, ``bad-option`` (an unusable text), ``out-of-memory``.
@@ -213,7 +224,9 @@ def prove(
 
     recipe = made.recipe
     assert recipe is not None
-    env = environment_of(settings, steps, runtimes()[runtime].capabilities().env or runtime)
+    name = runtimes()[runtime].capabilities().env or runtime
+    variant = variant_of(settings, name, on_cpu=on_cpu)
+    env = making.environment(settings, steps, name, variant=variant)
     store = Store(settings.paths.store, reporter=steps.reporter)
 
     def run() -> Outcome[Verification]:
@@ -233,7 +246,7 @@ def prove(
                 tasks=task,
                 chunks=chunks or CHUNKS,
                 threads=threads,
-                device=device_of(settings),
+                device="cpu" if variant in (None, "cpu") else "cuda",  # torch's name of ROCm's devices, too
                 reporter=steps.reporter,
                 cancel=steps.cancel,
             )
@@ -259,7 +272,7 @@ def make_and_verify(
     from advisor.execute import gate
     from advisor.planner import asked
 
-    threads = plan.settings.threads
+    threads, on_cpu = plan.settings.threads, plan.devices == ("host",)
     if plan.source == "prequantized":
         made = ready(settings, steps, model, plan)
     else:
@@ -275,14 +288,15 @@ def make_and_verify(
         named = plan.parameters.get(asked.CALIBRATION)
         calibration = Path(str(named)) if named else None
         made = make(settings, steps, model, recipe, calibration=calibration, held_out=text, threads=threads)
-    verification = prove(settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads)
+    verification = prove(settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads, on_cpu=on_cpu)
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
         if following is not None:
             error.context = (*error.context, f"next plan: {following.id}: {following.format} in {following.runtime}")
             error.data["next_plan"] = following.id
         raise error
-    env = environment_of(settings, steps, runtimes()[plan.runtime].capabilities().env or plan.runtime)
+    name = runtimes()[plan.runtime].capabilities().env or plan.runtime
+    env = environment_of(settings, steps, name, on_cpu=on_cpu)
     return made, verification, env
 
 
@@ -293,6 +307,7 @@ def ready(settings: Settings, steps: Steps, model: ModelFacts, plan: Plan) -> Ma
         AdvisorError: ``integrity`` where it is not what the plan says; what fetching raises.
     """
     from advisor.api import ready_made
+    from advisor.execute.checkpoint import kept_recipe, recipe_of_facts
 
     if plan.artifact is not None:
         return ready_made.fetch(plan, model, settings, steps)
@@ -308,32 +323,6 @@ def ready(settings: Settings, steps: Steps, model: ModelFacts, plan: Plan) -> Ma
         )
     note = "The weights were quantized already; there is no original to hold them against."
     return Made(folder, None, False, {}, None, (note,), recipe)
-
-
-def kept_recipe(folder: Path) -> Recipe | None:
-    """The recipe that lies beside the weights of what advisor made; ``None`` for other checkpoints."""
-    import msgspec
-
-    from advisor.execute.checkpoint import RECIPE_FILE
-    from advisor.facts.base import loads
-
-    try:
-        return loads(Recipe, (folder / RECIPE_FILE).read_bytes())
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def recipe_of_facts(facts: ModelFacts) -> Recipe | None:
-    """What a checkpoint's own configuration tells of how it was quantized; ``None`` where it tells of no known format.
-
-    16-bit weights are method ``none``.
-    """
-    method, fmt = facts.quantized_method, facts.quantized_format
-    if method is None and not any(n.startswith("already quantized") for n in facts.notes):
-        method, fmt = "none", "f16" if facts.weights_dtype == "f16" else "bf16"
-    if method is None or fmt is None:
-        return None
-    return Recipe(method=method, format=fmt, quantizer="unknown", bits=0)  # type: ignore[arg-type]
 
 
 def runtime_for(method: str, fmt: str) -> str:
@@ -364,6 +353,8 @@ def verify(
     Raises:
         AdvisorError: ``bad-option`` for a checkpoint of no format that can be judged; as ``prove``.
     """
+    from advisor.execute.checkpoint import kept_recipe, recipe_of_facts
+
     recipe = kept_recipe(folder) or recipe_of_facts(facts)
     if recipe is None:
         raise AdvisorError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Unpack
 
@@ -18,6 +19,7 @@ from advisor.facts.base import loads
 from advisor.facts.comparison import Comparison, Figures, Row
 from advisor.facts.plan import Plan
 from advisor.facts.quantity import Quantity, exact
+from advisor.facts.text import shell_word
 
 if TYPE_CHECKING:
     from advisor.facts.results import StepRecord, UpResult, Verification
@@ -41,7 +43,9 @@ CHOICES: Final[tuple[tuple[str, str | None], ...]] = (
 # Steps that make the artifact; what they share with other rows (fetching, environments) is not counted.
 _MAKING: Final = frozenset(("restore", "convert", "imatrix", "quantize"))
 # A run that one of these ends is no property of the row: the next run measures it again.
-_PASSING: Final = frozenset(("interrupted", "network", "offline", "disk-full", "port-taken", "name-taken"))
+_PASSING: Final = frozenset(
+    ("interrupted", "network", "offline", "disk-full", "not-enough-memory", "port-taken", "name-taken")
+)
 
 
 def compare(
@@ -88,7 +92,9 @@ def compare(
         rows.append(_planned(plan) if plan is not None else _impossible(method, fmt, report.rejected))
     if facts is None:
         raise AdvisorError(
-            "contradictory-options", "No row of the table is left with these options.", hint=f"advisor compare {ref}"
+            "contradictory-options",
+            "No row of the table is left with these options.",
+            hint=f"advisor compare {shell_word(ref)}",
         )
     if measure:
         say = safely(reporter)
@@ -167,7 +173,7 @@ def _measured(
         return row
     row = msgspec.structs.replace(
         row,
-        measured=_figures(plan, done),
+        measured=_figures(done),
         verdict=done.verification.gate.verdict if done.verification is not None else None,
         measured_at=now(),
     )
@@ -185,12 +191,14 @@ def _run(s: Settings, plan: Plan, reporter: Reporter | None, cancel: Cancel | No
         return up(plan, name=name, settings=s, reporter=reporter, cancel=cancel)
     finally:
         m = manager(s)
-        if name in m.names():
-            m.stop(name)
-            m.forget(name)
+        # What went wrong with the row is to be told, not what went wrong with clearing up after it.
+        with suppress(AdvisorError):
+            if name in m.names():
+                m.stop(name)
+                m.forget(name)
 
 
-def _figures(plan: Plan, done: UpResult) -> Figures:
+def _figures(done: UpResult) -> Figures:
     measured = done.receipt.measured if done.receipt is not None else None
     side = _quality(done.verification) if done.verification is not None else Figures()
     artifact = Path(done.deployment.artifact) if done.deployment is not None else None

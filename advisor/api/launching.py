@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from advisor.api import daemons
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -100,12 +101,13 @@ def launch(
     seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
     only = _only(plan, machine, serving)
     serves = serving.provider if serving is not None and plan.runtime == "llama.cpp" else None
+    daemon = daemons.address(settings) if plan.runtime == "ollama" else None
 
     def run() -> Outcome[Deployment]:
         at = free_port(deployments, name, endpoint)
 
         def spec_at(p: int) -> LaunchSpec:
-            command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving, device)
+            command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving, device, daemon)
             command = msgspec.structs.replace(command, argv=(*command.argv, *only), env={**command.env, **seen})
             spec = _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
             return msgspec.structs.replace(spec, provider=serves)
@@ -153,7 +155,10 @@ def _log(deployments: Deployments, name: str) -> tuple[str, ...]:
 
 
 def launched_notes(deployments: Deployments, name: str, plan: Plan, machine: Machine) -> tuple[str, ...]:
-    """What the server's log says against the plan: a kernel that is not the one meant, with its remedy."""
+    """What the server's log says against the plan: a kernel that is not the one meant, with its remedy; or what only
+    a daemon that is not advisor's can do for the plan."""
+    if plan.runtime == "ollama":
+        return daemons.notes(plan)
     if plan.runtime != "vllm":
         return ()
     from advisor.backends.vllm.kernels import kernel_finding
@@ -165,7 +170,6 @@ def launched_notes(deployments: Deployments, name: str, plan: Plan, machine: Mac
         "\n".join(_log(deployments, name)),
         device=device.vendor if device is not None else "cpu",
         compute_capability=device.compute_capability if device is not None else None,
-        isa=machine.host.cpu.isa,
     )
     return () if found is None else (f"{found.code}: {found.message} {found.remedy}",)
 
@@ -181,6 +185,7 @@ def _command(
     key_file: str | None,
     serving: Serving | None,
     device: str,
+    daemon: str | None,
 ) -> Command:
     from advisor.backends.base import ServeRequest
     from advisor.backends.llama import commands
@@ -211,6 +216,7 @@ def _command(
             device=device,
             kv_cache_bytes=int(plan.memory.kv_cache.value),
             recipe=made.recipe,
+            daemon=daemon,
         )
     )
 

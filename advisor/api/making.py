@@ -55,7 +55,7 @@ def environment(settings: Settings, steps: Steps, name: str, *, variant: str | N
     from advisor.execute.steps import Outcome, Step
 
     def run() -> Outcome[Env]:
-        chosen = pins(name, variant) if variant is not None else pins(name)
+        chosen = pins(name, variant)
         ready = envs.find(name, settings=settings, pins=chosen)
         if ready is not None:
             return Outcome(ready, reused=True, detail=name)
@@ -317,8 +317,9 @@ def make_and_verify(
         AdvisorError: ``quality-gate-failed`` with the diagnosis and the next better plan; what the steps raise.
     """
     from advisor.execute import gate
+    from advisor.planner import asked
 
-    adapter = plan.parameters.get("quantize.adapter")
+    adapter = plan.parameters.get(asked.ADAPTER)
     if adapter is not None:
         from advisor.api import adapters
 
@@ -334,13 +335,16 @@ def make_and_verify(
 
         made = _or_next(lambda: ready_made.fetch(plan, model, settings, steps), following)
     else:
+        named, samples = plan.parameters.get(asked.CALIBRATION), plan.parameters.get("quantize.samples")
         made = make(
             settings,
             steps,
             model,
             fmt=plan.format,
-            imatrix=plan.imatrix,
+            imatrix=plan.imatrix or named is not None,
             as_is=plan.source == "as-is",
+            calibration=Path(str(named)) if named is not None else None,
+            samples=int(samples) if samples is not None else None,
             threads=threads,
             binary=binary,
         )

@@ -18,28 +18,38 @@ def refuse_offline(settings: Settings, plan: Plan) -> None:
     Raises:
         AdvisorError: ``offline``, with the names of the missing environments.
     """
-    from advisor.execute import envs
-
     if not settings.offline:
         return
-    missing = [name for name in needed_environments(plan) if envs.find(name, settings=settings) is None]
+    from advisor.api.checkpoints import variant_of
+    from advisor.backends.pins import pins
+    from advisor.execute import envs
+
+    needed = needed_environments(plan)
+    on_cpu = needed[:1] if plan.devices == ("host",) else ()
+    wanted = [pins(name, variant_of(settings, name, on_cpu=name in on_cpu)) for name in needed]
+    lacking = [p for p in wanted if envs.find(p.name, settings=settings, pins=p) is None]
+    missing = [p.name for p in lacking]
     if missing:
         raise AdvisorError(
             "offline",
             f"Not built yet, and building needs the network: the environment{'s' if len(missing) > 1 else ''} "
             f"{' and '.join(missing)}.",
-            hint=" && ".join(f"advisor env build {name}" for name in missing),
+            hint=" && ".join(map(envs.build_command, lacking)),
             data={"missing": missing},
         )
 
 
 def needed_environments(plan: Plan) -> tuple[str, ...]:
-    """The managed environments that carrying out ``plan`` takes."""
+    """The managed environments that carrying out ``plan`` takes, that of its runtime first."""
+    from advisor.api.adapters import MERGING_ENV
     from advisor.backends.registry import quantizers, runtimes
+    from advisor.planner import asked
 
-    if plan.method == "gguf":
-        return (SERVING_ENV,) if plan.source in ("as-is", "prequantized") else (SERVING_ENV, MAKING_ENV)
-    found = [runtimes()[plan.runtime].capabilities().env]
-    if plan.source == "quantize" and plan.quantizer is not None:
+    found: list[str | None] = [SERVING_ENV if plan.method == "gguf" else runtimes()[plan.runtime].capabilities().env]
+    if plan.method == "gguf" and plan.source not in ("as-is", "prequantized"):
+        found.append(MAKING_ENV)
+    elif plan.method != "gguf" and plan.source == "quantize" and plan.quantizer is not None:
         found.append(quantizers()[plan.quantizer].capabilities().env)
-    return tuple(name for name in found if name is not None)
+    if plan.parameters.get(asked.ADAPTER) is not None:
+        found.append(MERGING_ENV)
+    return tuple(dict.fromkeys(name for name in found if name is not None))

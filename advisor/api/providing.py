@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from advisor.api import prebuilding
+from advisor.api import daemons, prebuilding
 from advisor.backends.llama.providers import PROVIDERS, Offer, choose, kind_of
 from advisor.errors import AdvisorError, did_you_mean
 from advisor.facts.machine import Machine, RuntimeFound
@@ -55,7 +55,7 @@ def with_providers(machine: Machine, settings: Settings) -> Machine:
     buildable = native.buildable(machine, toolchain.look())
     return msgspec.structs.replace(
         machine,
-        runtimes=machine.runtimes + tuple(found) + _binding(settings),
+        runtimes=machine.runtimes + tuple(found) + _binding(settings) + daemons.found(settings),
         buildable=buildable,
         prebuilt=prebuilding.drives(prebuilt_),
     )

@@ -113,9 +113,9 @@ def fetch(plan: Plan, model: ModelFacts, settings: Settings, steps: Steps) -> Ma
         raise AdvisorError("model-needs-download", f"{plan.artifact} is not here.")
     note = f"The artifact was fetched ready-made: {found.ref}. It was not held against the original."
     if plan.method != "gguf":
-        from advisor.api import checkpoints
+        from advisor.execute.checkpoint import recipe_of_facts
 
-        return Made(Path(found.path), None, False, {}, None, (note,), checkpoints.recipe_of_facts(found))
+        return Made(Path(found.path), None, False, {}, None, (note,), recipe_of_facts(found))
     return Made(Path(found.path), None, has_imatrix(Path(found.path)), {}, None, (note,))
 
 

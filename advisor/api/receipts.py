@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from advisor.api import daemons
 from advisor.facts.base import loads
 from advisor.facts.plan import Plan
 from advisor.facts.quantity import Quantity
@@ -55,8 +56,11 @@ def measure(
             repeat=2,
             api_key=api_key,
         )
+    own = plan.runtime != "ollama"  # what runs here only passes requests on: its memory is not the model's
+    if not own:
+        notes = (*notes, *daemons.memory_note(deployment.url))
     measured = Side(
-        memory=sampler.peak,
+        memory=sampler.peak if own else None,
         decode=speed.decode,
         prefill=speed.prefill,
         start=deployments.start_seconds(deployment.name),

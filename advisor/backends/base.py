@@ -74,7 +74,7 @@ class ServeRequest(Shape, frozen=True, kw_only=True):
     the runtime's environment; ``runner``: the script that starts it, where the runtime has one (``Runtime.runner``).
     ``device``: the kind of device, ``cpu`` or a vendor. ``kv_cache_bytes``: what the plan grants the KV cache, for
     runtimes that set it aside at start. ``recipe``: for runtimes that quantize while they load. ``api_key_file`` holds
-    the key; its value is in no command line.
+    the key; its value is in no command line. ``daemon``: the URL of a daemon that serves, where the runtime has one.
     """
 
     settings: Settings
@@ -90,6 +90,7 @@ class ServeRequest(Shape, frozen=True, kw_only=True):
     device: str = "cpu"
     kv_cache_bytes: int | None = None
     recipe: Recipe | None = None
+    daemon: str | None = None
 
 
 @runtime_checkable

@@ -13,6 +13,10 @@ from advisor.errors import AdvisorError
 from advisor.facts.plan import Settings
 
 DEFAULT_URL: Final = "http://127.0.0.1:11434"
+INSTALLED: Final = "Ollama installed and running"
+DRIVERS: Final = ("an NVIDIA driver", "a ROCm driver")
+_PORTS: Final = {"http": 80, "https": 443}
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{0,253})(:(?P<port>[0-9]{1,5}))?")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}(/[a-z0-9][a-z0-9._-]{0,79})?(:[a-zA-Z0-9_][a-zA-Z0-9._-]{0,79})?")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 # ServerSettings of the daemon, not of a model: the type of its KV cache and its slots.
@@ -26,6 +30,42 @@ class Call(NamedTuple):
     path: str
     body: dict[str, Any] | None = None
     file: bool = False
+
+
+def address(text: str) -> str:
+    """The daemon's URL of what stands in ``OLLAMA_HOST``; the default where that is empty.
+
+    As Ollama reads it: ``host``, ``host:port``, ``:port`` or a URL; 11434 is the port of an address without a scheme.
+    An address that a daemon listens on everywhere is asked on loopback.
+
+    Raises:
+        AdvisorError: ``bad-option`` for what is no address, has a path, or carries a login.
+    """
+    given = text.strip().strip("\"'")
+    if not given:
+        return DEFAULT_URL
+    scheme, mark, rest = given.partition("://")
+    if not mark:
+        scheme, rest = "http", given
+    rest = rest.rstrip("/")
+    if rest.count(":") > 1 and not rest.startswith("["):
+        rest = f"[{rest}]"
+    found = _AUTHORITY.fullmatch(rest)
+    port = int(found["port"] or (_PORTS.get(scheme, 0) if mark else 11434)) if found is not None else 0
+    if found is None or scheme not in _PORTS or not 0 < port < 65536:
+        raise AdvisorError(
+            "bad-option",
+            "OLLAMA_HOST does not name an Ollama: it is host, host:port or http://host:port.",
+            hint="OLLAMA_HOST=127.0.0.1:11434 advisor up --runtime ollama",
+        )
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(found["host"], found["host"])  # noqa: S104
+    return f"{scheme}://{host}:{port}"
+
+
+def is_local(url: str) -> bool:
+    """Whether ``url`` (of ``address``) is of this machine's loopback."""
+    host = url.partition("://")[2].rpartition(":")[0].lower()
+    return host in ("localhost", "[::1]") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
 
 
 def check_name(name: str) -> str:

@@ -122,7 +122,7 @@ def _filled(method: str, fmt: str, quantizer: str, options: RecipeOptions, param
     samples, length = 0, 0
     if "samples" in takes and (method != "fp8" or static):
         samples = int(value("samples", choice.samples))  # type: ignore[call-overload]
-        length = options.sequence_length or choice.length
+        length = choice.length if options.sequence_length is None else options.sequence_length
     smoothing = float(value("smoothing", SMOOTHING)) if method == "w8a8" else None  # type: ignore[arg-type]
     if method == "w8a8" and samples == 0 and options.smoothing is None:
         smoothing, length = None, 0  # plain rounding, which needs no text

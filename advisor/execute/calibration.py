@@ -79,7 +79,8 @@ def prepare(
             hint="advisor quantize --help",
             context=["name another text to calibrate on (--calibration), or to measure on (--text)"],
         )
-    raw = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    # JSON can spell halves of surrogate pairs, which UTF-8 has not.
+    raw = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode(errors="replace")
     sha256 = hashlib.sha256(raw).hexdigest()
     path = folder / f"calibration-{sha256[:16]}.jsonl"
     if not path.is_file():
@@ -110,7 +111,7 @@ def read_lines(path: Path) -> tuple[Kind, list[dict[str, Any]]]:
             )
         try:
             parsed = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise AdvisorError("bad-option", f"{path}, line {number}: not JSON: {e}.") from e
         made = _line(parsed)
         if made is None:

@@ -12,15 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from advisor.backends.methods import CHOICES
 from advisor.backends.registry import quantizers
 from advisor.cost.formats import checkpoint
 from advisor.errors import AdvisorError
 from advisor.execute.disk import write_atomic
 from advisor.execute.make import Made, Making, file_stem, identity
 from advisor.execute.proc import RUNNERS
+from advisor.facts.base import loads
+from advisor.facts.model import ModelFacts
 from advisor.facts.recipe import Recipe
 from advisor.facts.results import Finding
 from advisor.facts.text import clean
+from advisor.facts.words import GROUPED_FORMAT
 from advisor.model import quantized
 from advisor.model.jsonfile import read_object
 from advisor.model.resolve import resolve
@@ -206,6 +212,40 @@ def predicted_bytes(source: Path, recipe: Recipe) -> int:
     """Bytes of tensors that ``recipe`` makes of the checkpoint ``source``, from its configuration alone."""
     model = resolve(str(source))
     return int(checkpoint(model, tensors(model), recipe.method, recipe.format, recipe=recipe).total.value)
+
+
+def kept_recipe(folder: Path) -> Recipe | None:
+    """The recipe that lies beside the weights of what advisor made; ``None`` for other checkpoints."""
+    try:
+        return loads(Recipe, (folder / RECIPE_FILE).read_bytes())
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def recipe_of_facts(facts: ModelFacts) -> Recipe | None:
+    """What a checkpoint's own configuration tells of how it was quantized; ``None`` where it tells of no known format.
+
+    16-bit weights are method ``none``.
+
+    Raises:
+        AdvisorError: as ``jsonfile.read_object``.
+    """
+    method, fmt = facts.quantized_method, facts.quantized_format
+    if method is None and not any(n.startswith("already quantized") for n in facts.notes):
+        method, fmt = "none", "f16" if facts.weights_dtype == "f16" else "bf16"
+    if method is None or fmt is None:
+        return None
+    config = Path(facts.path) / "config.json" if facts.path is not None else None
+    said = read_object(config).get("quantization_config") if config is not None and config.is_file() else None
+    found = GROUPED_FORMAT.match(fmt)
+    return Recipe(
+        method=method,  # type: ignore[arg-type]
+        format=fmt,
+        quantizer="unknown",
+        bits=int(found["bits"] or found["hbits"]) if found else CHOICES[method].bits[0],
+        group_size=int(found["group"] or found["hgroup"]) if found else None,
+        ignore=tuple(dict.fromkeys(("lm_head", *quantized.left_out(said)))),
+    )
 
 
 def _invalid(message: str, *context: str) -> AdvisorError:

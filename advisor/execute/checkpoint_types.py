@@ -14,12 +14,12 @@ from advisor.execute.remedies import Choice
 from advisor.facts.base import Shape
 from advisor.facts.results import Finding
 from advisor.facts.text import clean
+from advisor.model.jsonfile import read_object
 from advisor.model.safetensors import read_header
 
 if TYPE_CHECKING:
     from advisor.facts.recipe import Recipe
 
-_MAX_CONFIG: Final = 4 << 20
 _FLOATS: Final = frozenset({"F16", "BF16", "F32", "F64"})
 # The matrices of a layer; routers and norms are not quantized by any of the methods.
 _MATRIX: Final = re.compile(
@@ -86,20 +86,15 @@ def read(folder: Path) -> Stored:
 
 
 def _quantization(path: Path) -> tuple[str | None, int | None, int | None]:
-    from advisor.model.jsonfile import parse
-
-    try:
-        raw = path.read_bytes()[: _MAX_CONFIG + 1]
-    except OSError as e:
-        raise AdvisorError("file-not-found", f"{path} cannot be read: {e.strerror}.") from e
-    config = parse(raw, code="untrusted-model-config", what=clean(path.name)).get("quantization_config")
+    config = read_object(path).get("quantization_config")
     if not isinstance(config, dict):
         return None, None, None
     inner: Mapping[str, Any] = config
     groups = config.get("config_groups")
     if isinstance(groups, dict) and groups:
         first = next(iter(groups.values()))
-        inner = first.get("weights") or {} if isinstance(first, dict) else {}
+        weights = first.get("weights") if isinstance(first, dict) else None
+        inner = weights if isinstance(weights, dict) else {}
     bits = inner.get("num_bits", inner.get("bits", inner.get("w_bit")))
     if config.get("load_in_4bit") is True:
         bits = 4

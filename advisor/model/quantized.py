@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ class Quantized(NamedTuple):
 
 
 _NOTHING = Quantized(None, None)
+# Of compressed-tensors, AutoAWQ and transformers, bitsandbytes, AutoFP8.
+_LEFT_OUT = ("ignore", "modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
+_SIMPLE = re.compile(r"(?:[\w.\\^$*-]|\[\^\.\]){1,200}")
 
 
 def read(config: object) -> Quantized:
@@ -38,6 +42,21 @@ def read(config: object) -> Quantized:
     if method == "compressed-tensors":
         return _compressed(config)
     return _NOTHING
+
+
+def left_out(config: object) -> tuple[str, ...]:
+    """Modules that a ``quantization_config`` names as not quantized: names, or ``re:`` and a pattern to match with.
+
+    Patterns are somebody else's: those that could take long to match (more than three repetitions, groups) are dropped.
+    """
+    if not isinstance(config, Mapping):
+        return ()
+    found = next((v for key in _LEFT_OUT if isinstance(v := config.get(key), list) and v), [])
+    words = [w for w in found if isinstance(w, str)]
+    patterns = [
+        w if w.startswith("re:") or "*" not in w else "re:" + re.escape(w).replace(r"\*", "[^.]*") for w in words
+    ]
+    return tuple(w for w in patterns if not w.startswith("re:") or (_SIMPLE.fullmatch(w[3:]) and w.count("*") <= 3))
 
 
 def grouped(bits: object, group: object) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
+from advisor.backends import recipes
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.facts.machine import Device, Machine
 from advisor.facts.model import ModelFacts, TensorSpec
@@ -91,7 +92,6 @@ _QUANTIZERS: Final[dict[str, tuple[str, ...]]] = {
 }
 # Programs around llama.cpp, the ones with the least to set up first.
 _ENGINE_ORDER: Final = ("llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "textgen")
-_MAKES_WITHOUT_MATRIX: Final = ("token_embd", "output", "norm", "bias", "ffn_gate_inp", "other")
 
 
 class Target(NamedTuple):
@@ -267,8 +267,7 @@ def group_divides(fmt: str, tensors: tuple[TensorSpec, ...]) -> bool | None:
     size = group_of(fmt)
     if size is None:
         return True
-    widths = {t.width for t in tensors if len(t.shape) >= 2 and t.role not in _MAKES_WITHOUT_MATRIX}
-    return all(w % size == 0 for w in widths) if widths else None
+    return recipes.divides(size, tensors) if recipes.widths(tensors) else None
 
 
 def candidates(

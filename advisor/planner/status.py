@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from advisor.backends import variants
+from advisor.backends import ollama, variants
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.backends.llama import providers
 from advisor.facts.machine import Machine
@@ -20,8 +20,15 @@ class Status(NamedTuple):
     needs: tuple[str, ...]
 
 
-def _build(kind: str, machine: Machine) -> tuple[str, ...]:
+# The builds of vLLM that are pinned, for the CPU (a third party's) and for CUDA, are for this platform.
+_VLLM_PLATFORM: Final = ("linux", "x86_64")
+
+
+def _build(runtime: str, kind: str, machine: Machine) -> tuple[str, ...]:
     """What the builds for a device lack on this machine; of a named one the driver is not known and taken as new."""
+    host = machine.host
+    if runtime == "vllm" and (host.os, host.arch) != _VLLM_PLATFORM:
+        return (f"a build of vLLM for {host.os} on {host.arch}; the pinned ones are for Linux on x86_64",)
     wanted = {"nvidia": "cuda", "amd": "rocm"}.get(kind)
     if wanted is None or machine.named is not None:
         return ()
@@ -29,6 +36,14 @@ def _build(kind: str, machine: Machine) -> tuple[str, ...]:
     if choice.variant == wanted:
         return ()
     return choice.why or (f"a driver for the {wanted.upper()} builds",)
+
+
+def _with_ollama(c: Candidate) -> tuple[str, ...]:
+    """What is there where a daemon of Ollama's answers: itself, and the driver where the device has told of one."""
+    if c.runtime != "ollama":
+        return ()
+    first = c.target.first
+    return (ollama.INSTALLED, *(ollama.DRIVERS if first is not None and first.driver is not None else ()))
 
 
 def judge(
@@ -50,9 +65,10 @@ def judge(
     if c.runtime == "llama.cpp" and providers.provided(machine, kind, split=split):
         needs = []
     if c.runtime in installed:
-        needs = [n for n in needs if n != f"{c.runtime} installed"]
+        there = {f"{c.runtime} installed", *_with_ollama(c)}
+        needs = [n for n in needs if n not in there]
     if caps.executable and c.method != "gguf":
-        needs += _build(kind, machine)
+        needs += _build(c.runtime, kind, machine)
     if not caps.executable and not needs:
         needs.append(f"{c.runtime} installed" if c.runtime not in installed else f"{c.runtime} started by hand")
     if c.runtime == "llama-cpp-python" and c.runtime not in installed and "cpu" not in machine.buildable:

@@ -44,15 +44,13 @@ def chosen_kernels(log_text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found[at] for at in sorted(found)))
 
 
-def expected_kernel(
-    method: str, fmt: str, *, device: str, compute_capability: float | None = None, isa: tuple[str, ...] = ()
-) -> Expected | None:
+def expected_kernel(method: str, fmt: str, *, device: str, compute_capability: float | None = None) -> Expected | None:
     """The kernels that should run ``fmt`` of ``method``; ``None`` where vLLM names none or the device is not known.
 
-    ``device``: ``cpu`` or a vendor; ``compute_capability``: NVIDIA's; ``isa``: of the processor (``amx_int8`` ...).
+    ``device``: ``cpu`` or a vendor; ``compute_capability``: NVIDIA's.
     """
     if device == "cpu":
-        return _on_cpu(method, isa)
+        return _on_cpu(method)
     if device != "nvidia" or compute_capability is None or compute_capability < 7.5:
         return None
     found = _GROUP.search(fmt)
@@ -80,7 +78,7 @@ def expected_kernel(
     return None
 
 
-def _on_cpu(method: str, isa: tuple[str, ...]) -> Expected | None:
+def _on_cpu(method: str) -> Expected | None:
     if method in _GROUPED:
         return Expected(
             ("CPUWNA16LinearKernel", "ZentorchWNA16LinearKernel", "Dynamic4bitLinearKernel"), "widths that 32 divides"
@@ -100,13 +98,12 @@ def kernel_finding(
     *,
     device: str,
     compute_capability: float | None = None,
-    isa: tuple[str, ...] = (),
 ) -> Finding | None:
     """What is to be said about the kernels that the log of a server that is ready names; ``None``: all as expected.
 
     The log must be whole, from the server's start.
     """
-    expected = expected_kernel(method, fmt, device=device, compute_capability=compute_capability, isa=isa)
+    expected = expected_kernel(method, fmt, device=device, compute_capability=compute_capability)
     if expected is None:
         return None
     linear = [k for k in chosen_kernels(log_text) if " MoE: " not in k]
@@ -126,12 +123,12 @@ def kernel_finding(
     return Finding(
         code="kernel-not-expected",
         message=f"{best} expected for {fmt} ({expected.why}), got {', '.join(odd)}.",
-        remedy=_remedy(method, fmt, device, odd),
+        remedy=_remedy(method, device, odd),
         sources=(_VERSION,),
     )
 
 
-def _remedy(method: str, fmt: str, device: str, odd: list[str]) -> str:
+def _remedy(method: str, device: str, odd: list[str]) -> str:
     if device == "cpu":
         return "This runs, but slowly. Take a format with a kernel for this processor: advisor up MODEL --method w8a8"
     if method in _GROUPED:

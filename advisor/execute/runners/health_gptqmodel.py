@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import native
 import protocol
 import tiny_model
 
@@ -55,4 +56,4 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    protocol.run(work, code="env-failed")
+    protocol.run(native.elsewhere(work), code="env-failed")

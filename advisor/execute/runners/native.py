@@ -8,8 +8,11 @@ the weights are packed, no more.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,20 @@ Headers = dict[str, tuple[str, list[int]]]
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _BEFORE = ("embed", "wte", "wpe", "norm", "lm_head")
 _NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+
+
+def elsewhere(work: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """``work`` in a folder of its own that goes with it: GPTQModel writes its logs into whatever folder is current."""
+
+    def run(request: dict[str, Any]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="advisor-") as folder:
+            os.chdir(folder)
+            try:
+                return work(request)
+            finally:
+                os.chdir("/")
+
+    return run
 
 
 def headers(folder: Path) -> Headers:

@@ -119,4 +119,4 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    protocol.run(work, code="quantizer-failed")
+    protocol.run(native.elsewhere(work), code="quantizer-failed")

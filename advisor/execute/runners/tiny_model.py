@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -110,6 +111,6 @@ def report(names: tuple[str, ...], started: float, variant: str, **more: Any) ->
         "versions": {n: metadata.version(n) for n in names},
         "devices": devices(variant),
         "seconds": round(time.monotonic() - started, 1),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         **more,
     }

@@ -81,6 +81,31 @@ def test_offline_names_every_missing_environment_at_once(tmp_path: Path, monkeyp
     refuse_offline(settings.load({"offline": False}), plan)
 
 
+@pytest.mark.parametrize(
+    ("best", "devices", "built", "asked"),
+    [
+        ("cuda", ("gpu0",), True, "cuda"),
+        ("cuda", ("host",), True, "cpu"),
+        ("rocm", ("gpu0",), True, "rocm"),
+        ("rocm", ("gpu0",), False, "cpu"),
+        ("cpu", ("host",), True, "cpu"),
+    ],
+)
+def test_an_environment_is_looked_for_in_the_variant_that_the_plan_runs_in(
+    best: str, devices: tuple[str, ...], built: bool, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from advisor.api.checkpoints import variant_of
+    from advisor.backends import variants
+    from advisor.execute import envs
+
+    def find(*_: object, **__: object) -> envs.Env | None:
+        return envs.Env(name="vllm", path="/none", python="/none/python") if built else None
+
+    monkeypatch.setattr(variants, "best", lambda *_: best)
+    monkeypatch.setattr(envs, "find", find)
+    assert variant_of(settings.load({}), "vllm", on_cpu=devices == ("host",)) == asked
+
+
 def test_plans_are_kept_and_found(tmp_path: Path) -> None:
     plan = api.recommend(EIGHT_B).plans[0]
     kept = keeping.find(settings.load(), plan.id)

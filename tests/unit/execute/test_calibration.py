@@ -116,3 +116,18 @@ def test_any_file_is_read_or_refused_with_its_line(tmp_path_factory: pytest.Temp
     else:
         assert read
         assert all("text" in r or "messages" in r for r in read)
+
+
+def test_halves_of_surrogate_pairs_are_no_reason_to_fail(tmp_path: Path) -> None:
+    source = tmp_path / "odd.jsonl"
+    source.write_text('{"text": "' + PROSE.format(1) + '\\ud800"}\n', encoding="utf-8")
+    made = prepare(source, tmp_path, method="rtn", samples=1, sequence_length=32)
+    assert lines_of(made.path)[0]["text"].endswith("?")
+
+
+def test_json_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "deep.jsonl"
+    source.write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(AdvisorError) as e:
+        read_lines(source)
+    assert e.value.code == "bad-option"

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.errors import AdvisorError
 from advisor.execute import checkpoint_types
+from advisor.execute.checkpoint import recipe_of_facts
 from advisor.execute.checkpoint_types import check, check_loaded, read, slow_kernels
 from advisor.facts.recipe import Recipe
+from advisor.model.resolve import resolve
 from tests.support.safetensors_writer import llama_tensors, write_safetensors
 
 W8A8 = Recipe(method="w8a8", format="w8a8", quantizer="llmcompressor", bits=8)
@@ -157,3 +160,37 @@ def test_any_quantization_config_is_read_or_refused(tmp_path_factory: pytest.Tem
     assert named is None or isinstance(named, str)
     assert bits is None or isinstance(bits, int)
     assert group is None or group > 0
+
+
+def test_weights_that_are_no_object_are_read_as_nothing(tmp_path: Path) -> None:
+    said = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": "int"}}}
+    assert checkpoint_types._quantization(folder(tmp_path / "m", said, PLAIN) / "config.json")[1:] == (None, None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"quant_method": "awq", "bits": 4, "group_size": 64, "modules_to_not_convert": ["model.layers.*.self_attn"]},
+        {"quant_method": "fp8", "ignored_layers": ["re:.*self_attn.*"]},
+    ],
+)
+def test_a_checkpoint_of_somebody_else_is_held_against_what_it_says_itself(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    packed = {
+        n.removesuffix("weight") + ("qweight" if said["quant_method"] == "awq" else "weight"): ("I32", s)
+        for n, (_, s) in PLAIN.items()
+        if ".mlp." in n
+    }
+    rest = {n: v for n, v in PLAIN.items() if ".mlp." not in n}
+    path = folder(tmp_path / "theirs", said, {**rest, **packed})
+    fmt = "w4a16-g64" if said["quant_method"] == "awq" else "fp8"
+    facts = msgspec.structs.replace(
+        resolve("8B"), path=str(path), quantized_method=said["quant_method"], quantized_format=fmt
+    )
+    known = recipe_of_facts(facts)
+    assert known is not None
+    assert (known.bits, known.group_size) == ((4, 64) if fmt != "fp8" else (8, None))
+    assert check(read(path), known) is None
+    other = check(read(path), msgspec.structs.replace(known, ignore=("lm_head",)))
+    assert other is not None and "self_attn" in other.message

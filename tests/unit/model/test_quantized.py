@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.model.quantized import Quantized, read
+from advisor.model.quantized import Quantized, left_out, read
 
 
 def compressed(weights: dict[str, object], inputs: dict[str, object] | None = None) -> dict[str, object]:
@@ -55,3 +55,18 @@ def test_the_forms_of_the_libraries(config: dict[str, object], found: tuple[str 
 )
 def test_anything_at_all_is_read_without_a_crash(config: object) -> None:
     assert isinstance(read(config), Quantized)
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({"ignore": ["lm_head", "re:.*gate$"]}, ("lm_head", "re:.*gate$")),
+        ({"modules_to_not_convert": ["model.layers.*.self_attn"]}, (r"re:model\.layers\.[^.]*\.self_attn",)),
+        ({"modules_to_not_convert": None, "llm_int8_skip_modules": ["lm_head"]}, ("lm_head",)),
+        ({"ignore": ["re:(a+)+$", "re:" + ".*" * 9, 3]}, ()),
+        ({}, ()),
+        (None, ()),
+    ],
+)
+def test_what_a_configuration_leaves_out(config: object, names: tuple[str, ...]) -> None:
+    assert left_out(config) == names

@@ -8,7 +8,7 @@ from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.facts.machine import Cpu, Device, DeviceMemory, Host, HostMemory, Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Disk, Memory, Quality, Settings, Speed, Time
-from advisor.facts.quantity import exact, total
+from advisor.facts.quantity import Quantity, exact, total
 from advisor.planner.candidate import bits_of
 
 GB = 10**9
@@ -139,6 +139,7 @@ class FakeCost(NamedTuple):
     fallbacks: dict[str, int]
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
+    making_memory: Quantity | None = None
 
 
 _MINUTES = {"gptq": 150, "awq": 30, "gguf": 5, "nf4": 0, "int8": 0, "hqq": 0, "none": 0}

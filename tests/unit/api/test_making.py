@@ -1,0 +1,47 @@
+"""What ``up`` hands on of a plan when it makes the artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advisor import api, settings
+from advisor.api import artifacts, making
+from advisor.errors import AdvisorError
+from advisor.execute.steps import Steps
+from advisor.facts.plan import PlanRequest
+from advisor.model.resolve import resolve
+
+
+class Stopped(Exception):
+    """Raised where the work would begin."""
+
+
+def test_a_gguf_plan_is_made_with_the_text_and_the_samples_that_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("words")
+    s = settings.load({"offline": True})
+    report = api.recommend("8B", method="gguf", format="q4_k_m", calibration=text, samples=7, settings=s)
+    heard: dict[str, Any] = {}
+
+    def make(*_: object, **asked: object) -> None:
+        heard.update(asked)
+        raise Stopped
+
+    monkeypatch.setattr(making, "environment", lambda *_, **__: None)
+    monkeypatch.setattr(making, "make", make)
+    with pytest.raises(Stopped):
+        making.make_and_verify(s, Steps(), report.model, plan=report.plans[0], text=None, following=None)
+    assert (heard["calibration"], heard["samples"], heard["imatrix"]) == (text, 7, True)
+
+
+def test_a_quantizer_alone_leads_to_the_method_that_has_the_format() -> None:
+    model = resolve("8B")
+    assert artifacts._choice(model, None, "w8a8", "llmcompressor", PlanRequest()).method == "w8a8"
+    assert artifacts._choice(model, None, None, "llmcompressor", PlanRequest()).method == "awq"
+    with pytest.raises(AdvisorError, match="does not make q4_k_m"):
+        artifacts._choice(model, None, "q4_k_m", "llmcompressor", PlanRequest())
