@@ -78,6 +78,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         EXIT_NOT_FOUND, "This version of advisor plans that method or runtime but cannot carry it out."
     ),
     # 5: this machine
+    "unsupported-system": Entry(EXIT_MACHINE, "advisor does not run on this operating system."),
     "no-home": Entry(EXIT_MACHINE, "There is no folder to keep files in."),
     "file-unreadable": Entry(EXIT_MACHINE, "A file is there but cannot be read: permission, or not a regular file."),
     "not-writable": Entry(EXIT_MACHINE, "A folder cannot be written."),

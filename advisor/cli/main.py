@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from advisor.errors import AdvisorError
 from advisor.facts.words import EXIT_OK
 
 from . import app, encoding, failure, redact
@@ -49,6 +50,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _invoke(words: list[str], state: Run) -> int:
+    if sys.platform == "win32":
+        # Supervision, locks and the process table are those of POSIX; inside WSL 2 everything is there.
+        raise AdvisorError(
+            "unsupported-system",
+            "advisor runs on Linux and macOS; on Windows, run it inside WSL 2, where it sees the GPU as well.",
+            hint="wsl --install",
+        )
     group = app.build()
     instruction = os.environ.get(_COMPLETE)
     if instruction:

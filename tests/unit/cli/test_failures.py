@@ -226,3 +226,12 @@ def test_secrets_are_blotted_out_of_errors_and_logs(
         assert CANARY not in done.out + done.err
     for log in Path(os.environ["ADVISOR_HOME"]).rglob("bug-*.log"):
         assert CANARY not in log.read_text()
+
+
+@pytest.mark.parametrize("words", [("recommend", "8B"), ("--version",), ()])
+def test_windows_is_told_of_wsl(words: tuple[str, ...], advise: Advise, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advisor.cli.main.sys.platform", "win32")
+    done = advise(*words)
+    assert done.code == 5
+    assert "WSL 2" in done.err
+    assert "wsl --install" in done.err
