@@ -27,7 +27,16 @@ def at(context: int, *, parallel: int = 1, method: str = "none", fmt: str = "bf1
 # 512 MiB. INT8 while another vLLM ran, so that about 90 MiB of libraries counted for half.
 @pytest.mark.parametrize(
     ("method", "fmt", "measured"),
-    [("none", "bf16", (2658 - 512) * MIB), ("rtn", "w4a16-g64", (2470 - 512) * MIB), ("w8a8", "w8a8", 2052 * MIB)],
+    [
+        ("none", "bf16", (2658 - 512) * MIB),
+        ("rtn", "w4a16-g64", (2470 - 512) * MIB),
+        ("w8a8", "w8a8", 2052 * MIB),
+        # In the managed environment, which has fewer packages: receipts of `up`, without 180 MiB of cache.
+        ("rtn", "w4a16-g64", 1847 * MIB),
+        ("w8a8", "w8a8", 2032 * MIB),
+        ("gptq", "w4a16-g64", 1827 * MIB),
+        ("awq", "w4a16-g64", 1858 * MIB),
+    ],
 )
 def test_within_8_percent_of_what_was_measured(method: str, fmt: str, measured: int) -> None:
     q = at(2048, method=method, fmt=fmt)
