@@ -246,19 +246,11 @@ class Handler(BaseHTTPRequestHandler):
         except Refused as e:
             self._refuse(e, begun)
 
-    def do_POST(self) -> None:
-        """Completions of both kinds."""
-        begun, path = time.monotonic(), self.path.split("?")[0]
+    @contextlib.contextmanager
+    def _told(self, begun: float) -> Iterator[None]:
+        """Turn what goes wrong with a request into its answer and a line of the log."""
         try:
-            self._allowed()
-            if path not in POSTS:
-                raise Refused(404, "not_found", "There is no such page.")
-            engine = self.server.engine
-            if engine is None:
-                raise Refused(503, "loading", "The model is being loaded.")
-            ask = check(self._body(), chat=POSTS[path], model=self.server.model)
-            with self.server.line.turn(self._gone):
-                self._answer(engine, ask, begun)
+            yield
         except Refused as e:
             self._refuse(e, begun)
         except Gone:
@@ -269,6 +261,20 @@ class Handler(BaseHTTPRequestHandler):
         except Exception:
             traceback.print_exc()
             self._refuse(Refused(500, "bug", "The server failed; its log says how."), begun)
+
+    def do_POST(self) -> None:
+        """Completions of both kinds."""
+        begun, path = time.monotonic(), self.path.split("?")[0]
+        with self._told(begun):
+            self._allowed()
+            if path not in POSTS:
+                raise Refused(404, "not_found", "There is no such page.")
+            engine = self.server.engine
+            if engine is None:
+                raise Refused(503, "loading", "The model is being loaded.")
+            ask = check(self._body(), chat=POSTS[path], model=self.server.model)
+            with self.server.line.turn(self._gone):
+                self._answer(engine, ask, begun)
 
     def _answer(self, engine: Engine, ask: Ask, begun: float) -> None:
         """Answer one request, whose turn it is.

@@ -111,7 +111,7 @@ class Handler(openai_server.Handler):
     def do_POST(self) -> None:  # noqa: N802 - the name http.server calls
         """Completions of both kinds."""
         begun, path = time.monotonic(), self.path.split("?")[0]
-        try:
+        with self._told(begun):
             self._allowed()
             if path not in POSTS:
                 raise Refused(404, "not_found", "There is no such page.")
@@ -123,16 +123,6 @@ class Handler(openai_server.Handler):
             if body.get("model", self.server.model) != self.server.model:
                 raise Refused(404, "model_not_found", f"Only the model {self.server.model!r} is served here.")
             self._pass_on(path, {**body, "model": self.server.name}, begun)
-        except Refused as e:
-            self._refuse(e, begun)
-        except Gone:
-            self.close_connection = True
-            self._note(499, begun, code="client_gone")
-        except OSError:
-            raise  # the connection broke: ``handle_error`` knows it
-        except Exception:
-            traceback.print_exc()
-            self._refuse(Refused(500, "bug", "The server failed; its log says how."), begun)
 
     def _pass_on(self, path: str, body: dict[str, Any], begun: float) -> None:
         """Ask the daemon and give its answer out as it comes.
