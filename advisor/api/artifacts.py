@@ -227,7 +227,7 @@ def _gguf(
         facts,
         fmt=fmt,
         imatrix=imatrix is not None or request.calibration is not None or makes_imatrix(fmt),
-        calibration=Path(request.calibration) if request.calibration is not None else None,
+        calibration=hubbing.text(request.calibration, s, steps, use="calibration"),
         samples=request.recipe.samples,
         imatrix_file=imatrix,
         threads=threads,
@@ -261,7 +261,7 @@ def _checkpoint(
         options=request.recipe,
     )
     threads = granted_threads(s)
-    calibration = Path(request.calibration) if request.calibration is not None else None
+    calibration = hubbing.text(request.calibration, s, steps, use="calibration")
     made = checkpoints.make(s, steps, facts, recipe, calibration=calibration, held_out=text, threads=threads)
     if not verify:
         return made, None

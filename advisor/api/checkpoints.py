@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import making
+from advisor.api import hubbing, making
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -285,8 +285,7 @@ def make_and_verify(
             parameters=plan.parameters,
             at_load=plan.source == "load-time",
         )
-        named = plan.parameters.get(asked.CALIBRATION)
-        calibration = Path(str(named)) if named else None
+        calibration = hubbing.text(asked.calibration(plan.parameters), settings, steps, use="calibration")
         made = make(settings, steps, model, recipe, calibration=calibration, held_out=text, threads=threads)
     verification = prove(settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads, on_cpu=on_cpu)
     if verification.gate.verdict == "fail":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from advisor.execute.hub.client import Hub
     from advisor.execute.hub.metadata import Known
     from advisor.execute.steps import Steps
+    from advisor.execute.texts import Use
     from advisor.settings import Settings
 
 # What a failed question to the hub may be answered from memory for.
@@ -186,8 +187,8 @@ def fetched(ref: str, settings: Settings, steps: Steps) -> ModelFacts:
     return steps.do(Step("fetch", run))
 
 
-def text(words: str | Path | None, settings: Settings, steps: Steps) -> Path | None:
-    """The file of a text to measure on; one of a dataset of the hub is fetched as a step.
+def text(words: str | Path | None, settings: Settings, steps: Steps, *, use: Use = "verification") -> Path | None:
+    """The file of a text to measure or to calibrate on; one of a dataset of the hub is fetched as a step.
 
     Raises:
         AdvisorError: ``bad-option``, ``offline``, ``file-not-found``, ``model-not-found``, ``gated``, ``network``,
@@ -199,13 +200,13 @@ def text(words: str | Path | None, settings: Settings, steps: Steps) -> Path | N
     from advisor.execute.steps import Outcome, Step
     from advisor.execute.store import Store
 
-    corpus = corpora.parse(words)
+    corpus = corpora.parse(words, use)
     if corpus is None:
         return Path(words)
 
     def run() -> Outcome[Path]:
         store = Store(settings.paths.store, reporter=steps.reporter)
-        found = corpora.find(store, words)
+        found = corpora.find(store, words, corpus)
         if found is not None:
             return Outcome(found, reused=True, detail=words)
         if settings.offline:

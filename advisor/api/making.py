@@ -185,7 +185,6 @@ def make(
         AdvisorError: as the steps raise: ``quantizer-failed``, ``artifact-invalid``, ``out-of-memory``,
             ``disk-full``.
     """
-    from advisor.execute import texts
     from advisor.execute.chain import make_gguf
 
     if imatrix_file is not None and not imatrix_file.is_file():
@@ -196,7 +195,7 @@ def make(
             Path(source.path), None, has_imatrix(Path(source.path)), {}, None, ("The file was taken as it is.",)
         )
     making = making_of(settings, steps, threads, binary)
-    text = texts.calibration_text(calibration) if imatrix and imatrix_file is None else None
+    text = _calibration(calibration) if imatrix and imatrix_file is None else None
     chain = make_gguf(
         making,
         source,
@@ -218,6 +217,13 @@ def make(
         "llama.cpp",
         chain.notes,
     )
+
+
+def _calibration(path: Path | None) -> Text:
+    """The text an importance matrix is measured on; the words of a file of records, one after the other."""
+    from advisor.execute import calibration, texts
+
+    return calibration.as_text(path) if path is not None else texts.calibration_text()
 
 
 def _written(making: Making, text: Text) -> Path:
@@ -335,15 +341,18 @@ def make_and_verify(
 
         made = _or_next(lambda: ready_made.fetch(plan, model, settings, steps), following)
     else:
-        named, samples = plan.parameters.get(asked.CALIBRATION), plan.parameters.get("quantize.samples")
+        from advisor.api import hubbing
+
+        samples = plan.parameters.get("quantize.samples")
+        calibration = hubbing.text(asked.calibration(plan.parameters), settings, steps, use="calibration")
         made = make(
             settings,
             steps,
             model,
             fmt=plan.format,
-            imatrix=plan.imatrix or named is not None,
+            imatrix=plan.imatrix or calibration is not None,
             as_is=plan.source == "as-is",
-            calibration=Path(str(named)) if named is not None else None,
+            calibration=calibration,
             samples=int(samples) if samples is not None else None,
             threads=threads,
             binary=binary,

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from advisor.facts.plan import PlanRequest
 from advisor.facts.recipe import RecipeOptions
+from advisor.facts.words import is_hub_text
 
 
 class MachineOptions(TypedDict, total=False):
@@ -97,6 +98,8 @@ def request_of(options: PlanOptions | MakingOptions, *, top: int) -> PlanRequest
     recipe = RecipeOptions(**{k: v for k, v in options.items() if k in RECIPE_KEYS})  # type: ignore[arg-type]
     wanted = {_RENAMED.get(k, k): v for k, v in options.items() if k not in MACHINE_KEYS | RECIPE_KEYS}
     for name in ("calibration", "adapter"):
-        if wanted.get(name) is not None:  # a plan is kept, and may be carried out from another folder
-            wanted[name] = str(Path(str(wanted[name])).resolve())
+        value = wanted.get(name)
+        # A plan is kept, and may be carried out from another folder.
+        if value is not None and not (name == "calibration" and is_hub_text(str(value))):
+            wanted[name] = str(Path(str(value)).resolve())
     return PlanRequest(top=top, recipe=recipe, **wanted)  # type: ignore[arg-type] # the keys are the request's own

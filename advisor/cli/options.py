@@ -21,6 +21,7 @@ from .params import (
     QUANTIZER,
     RUNTIME,
     SIZE,
+    TEXT,
     TOKENS,
 )
 
@@ -91,8 +92,9 @@ _MAKING: Final = (
     ),
     _make(
         "--calibration",
-        type=EXISTING,
-        help="Calibrate on this file: text, or JSON lines with text, prompt and response, or messages.",
+        type=TEXT,
+        help="Calibrate on this text: a file (text, or JSON lines with text, prompt and response, or messages), "
+        "wikitext-2, or hf:datasets/OWNER/NAME/FILE.",
     ),
     _make("--samples", type=COUNT, help="Calibrate on so many samples."),
     _make("--smoothing", type=click.FloatRange(0, 1), metavar="SHARE", help="W8A8: SmoothQuant's strength (0.8)."),

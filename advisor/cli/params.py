@@ -22,6 +22,7 @@ from advisor.facts.words import (
     PLAIN_FORMATS,
     RUNTIMES,
     is_format,
+    is_hub_text,
 )
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class ExistingText(Existing):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path of a file that is here; words for the hub pass."""
-        if isinstance(value, str) and (value == "wikitext-2" or value.startswith("hf:datasets/")):
+        if isinstance(value, str) and is_hub_text(value):
             return value
         return super().convert(value, param, ctx)
 

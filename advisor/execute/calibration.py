@@ -14,9 +14,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 from advisor.errors import AdvisorError
 from advisor.execute.disk import disk_errors, make_folders, write_atomic
-from advisor.execute.texts import Text, calibration_text, read_text, verification_text
+from advisor.execute.texts import Text, calibration_text, read_text, text_of, verification_text
 from advisor.facts.text import clean
 
+RECORDS: Final = (".jsonl", ".ndjson", ".json")
 Kind = Literal["text", "lines", "conversations"]
 # English prose has about four characters a token, other scripts fewer; what is too much is cut by the tokenizer.
 _CHARACTERS_A_TOKEN: Final = 5
@@ -64,7 +65,7 @@ def prepare(
         text = calibration_text()
         kind: Kind = "text"
         name, lines = text.name, _packed(text.text, samples, sequence_length)
-    elif source.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+    elif source.suffix.lower() in RECORDS:
         kind, read = read_lines(source)
         name, lines = source.name, read[:samples]
     else:
@@ -125,6 +126,18 @@ def read_lines(path: Path) -> tuple[Kind, list[dict[str, Any]]]:
     if not out:
         raise AdvisorError("bad-option", f"{path} has no lines to calibrate on.")
     return ("conversations" if "conversations" in kinds else "lines"), out
+
+
+def as_text(path: Path) -> Text:
+    """A user's file as one text: plain text as it is, of JSON lines the words, for what takes no records.
+
+    Raises:
+        AdvisorError: as ``read_lines`` and ``texts.read_text``.
+    """
+    if path.suffix.lower() not in RECORDS:
+        return read_text(path)
+    _, lines = read_lines(path)
+    return text_of(path.name, "\n\n".join(map(_words, lines)))
 
 
 def _line(parsed: Any) -> dict[str, Any] | None:

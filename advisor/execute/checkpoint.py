@@ -38,6 +38,8 @@ PRODUCT: Final = "checkpoint"
 RECIPE_FILE: Final = "advisor-recipe.json"
 # What runners of quantizers import; part of the step's key, beside the runner itself.
 SHARED: Final = ("quantizing.py", "native.py", "quantize_gptqmodel.py")
+# The library that keeps finished layers of a run that was killed.
+RESUMES: Final = "gptqmodel"
 SIZE_TOLERANCE: Final = 0.01
 _PLAIN_SUFFIXES: Final = frozenset(
     (".safetensors", ".json", ".txt", ".jinja", ".model", ".yaml", ".yml", ".md", ".tiktoken")
@@ -135,6 +137,7 @@ def quantize_checkpoint(
             request=request,
             product=PRODUCT,
             check=check,
+            resumes=RESUMES in backend.runner,
         )
     except AdvisorError as e:
         raise explained(e, recipe) from e

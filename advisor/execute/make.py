@@ -18,6 +18,7 @@ from advisor.backends.llama.binary import Binary
 from advisor.cost.gguf_mix import Assigned, assign, fallbacks
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
+from advisor.execute.disk import remove_tree
 from advisor.execute.envs import Env
 from advisor.execute.proc import RUNNERS, run_runner
 from advisor.execute.store import Store, file_sha256
@@ -68,20 +69,24 @@ class Making:
         request: Callable[[Path], dict[str, Any]],
         product: str,
         check: Callable[[Path, dict[str, Any]], dict[str, Any]],
+        resumes: bool = False,
     ) -> Made:
         """Find or make one artifact: run ``runner`` with what ``request(tmp)`` returns, then ``check(tmp, result)``,
         whose answer becomes the manifest. ``product`` is the file in the artifact, or ``"."`` for the folder.
+        ``resumes``: the runner gets a folder that outlives a killed run, as ``"resume"``; it is gone once it is done.
 
         Raises:
             AdvisorError: ``quantizer-failed``, ``artifact-invalid``, ``out-of-memory``, ``disk-full``, ``interrupted``.
         """
         key = self.store.key(kind, inputs, params=params, tool=_tool(self.env, runner))
 
+        kept = self.store.partial(key) if resumes else None
+
         def build(tmp: Path) -> dict[str, Any]:
             result = run_runner(
                 self.env,
                 runner,
-                {**request(tmp), "threads": self.threads},
+                {**request(tmp), "threads": self.threads, **({"resume": str(kept)} if kept is not None else {})},
                 step=kind,
                 reporter=self.reporter,
                 cancel=self.cancel,
@@ -92,6 +97,8 @@ class Making:
             return {"kind": kind, "product": product, **check(tmp, result)}
 
         folder, reused = self.store.make(key, build, cancel=self.cancel)
+        if kept is not None and not reused:
+            remove_tree(kept)
         return Made(folder / product, key, self.store.manifest(folder), reused)
 
 

@@ -119,6 +119,10 @@ class Store:
             raise ValueError(f"not an artifact key: {key!r}")
         return self.root / "artifacts" / key
 
+    def partial(self, key: str) -> Path:
+        """Where what a killed run had of an artifact is kept for the next one; ``leftovers`` does not count it."""
+        return self.root / "partial" / key
+
     def find(self, key: str, *, verify: bool = False) -> Path | None:
         """The finished artifact of ``key``, or ``None``.
 

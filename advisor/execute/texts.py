@@ -72,12 +72,22 @@ def read_text(path: Path) -> Text:
     text = text.replace("\r\n", "\n")
     if "\0" in text:
         raise AdvisorError("bad-option", f"{path} is not a text file: it holds zero bytes.")
+    return text_of(path.name, text, str(path))
+
+
+def text_of(name: str, text: str, where: str | None = None) -> Text:
+    """A text under a name, if it is long enough to say anything; ``where`` is what messages call it.
+
+    Raises:
+        AdvisorError: ``bad-option`` if it is shorter than ``MIN_CHARACTERS``.
+    """
     if len(text.strip()) < MIN_CHARACTERS:
         raise AdvisorError(
             "bad-option",
-            f"{path} has {len(text.strip()):,} characters; below {MIN_CHARACTERS:,} a measurement says nothing.",
+            f"{where or name} has {len(text.strip()):,} characters; below {MIN_CHARACTERS:,} a measurement says "
+            "nothing.",
         )
-    return Text(name=path.name, text=text, sha256=_sha256(text))
+    return Text(name=name, text=text, sha256=_sha256(text))
 
 
 @cache

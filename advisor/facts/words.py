@@ -87,3 +87,12 @@ EXIT_INTERRUPTED: Final = 130
 def is_format(word: str) -> bool:
     """Whether ``word`` is a format name of the contract, of any method."""
     return word in GGUF_FORMATS or word in PLAIN_FORMATS or GROUPED_FORMAT.match(word) is not None
+
+
+WIKITEXT: Final = "wikitext-2"
+DATASETS: Final = "hf:datasets/"
+
+
+def is_hub_text(words: str) -> bool:
+    """Whether ``words`` name a text of a dataset of the hub, not a file here."""
+    return words == WIKITEXT or words.startswith(DATASETS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from advisor.facts.plan import PlanRequest
@@ -49,6 +49,12 @@ def narrowed(method: str, formats: Sequence[str], asked: RecipeOptions) -> list[
 def _group(fmt: str) -> int | None:
     found = GROUPED_FORMAT.match(fmt)
     return int(found["group"] or found["hgroup"]) if found else None
+
+
+def calibration(parameters: Mapping[str, str | bool | int | float]) -> str | None:
+    """The file, or the text of the hub, that a plan calibrates on; ``None``: the bundled text."""
+    named = parameters.get(CALIBRATION)
+    return str(named) if named else None
 
 
 def parameters(request: PlanRequest, method: str, source: str) -> dict[str, str | bool | int | float]:

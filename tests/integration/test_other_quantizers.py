@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from advisor.backends.recipes import recipe
 from advisor.errors import AdvisorError
+from advisor.events import Cancel, Event
 from advisor.execute.checkpoint import quantize_checkpoint
 from advisor.execute.envs import ensure
 from advisor.execute.make import Made, Making
@@ -102,6 +104,35 @@ def test_gptq(
     assert config["checkpoint_format"] == "gptq"
     assert config["desc_act"] == bool(options.desc_act)
     assert 0 <= distance(shared_home, "gptqmodel", made.path, two, tmp_path)["kl"] < limit
+
+
+def test_layers_of_a_killed_run_are_not_made_again(shared_home: Path, two: Path, text: Path, tmp_path: Path) -> None:
+    stop = Cancel()
+
+    def after_a_layer(event: Event) -> None:
+        if event.unit == "layers" and event.done == 1:
+            stop.set()
+
+    making = checkpoints.making(shared_home, "gptqmodel", store=tmp_path / "store")
+    asked = recipe("gptq", "w4a16-g64", "gptqmodel", FEW)
+    with pytest.raises(AdvisorError) as e:
+        quantize_checkpoint(
+            replace(making, reporter=after_a_layer, cancel=stop), two, asked, name="two", calibration=text
+        )
+    assert e.value.code == "interrupted"
+    (kept,) = (tmp_path / "store" / "partial").iterdir()
+    assert making.store.entries() == ()
+    made = quantize_checkpoint(making, two, asked, name="two", calibration=text)
+    assert made.manifest["resumed"]
+    assert made.manifest["packed"] == 14
+    assert not kept.exists()
+    # What was kept and is damaged since does not stand in the way.
+    making.store.remove(made.key)
+    kept.mkdir(parents=True)
+    (kept / "CURRENT").write_bytes(b"no such thing")
+    again = quantize_checkpoint(making, two, asked, name="two", calibration=text)
+    assert not again.manifest["resumed"]
+    assert again.manifest["packed"] == 14
 
 
 @pytest.mark.long

@@ -86,17 +86,17 @@ def fetch(hub: Hub, store: Store, known: Known) -> tuple[Path, bool]:
     key = key_of(store, known)
     found = store.find(key)
     if found is not None:
-        remove_tree(store.root / "partial" / key)
+        remove_tree(store.partial(key))
         return found / INNER, True
     _forget_stale(store.root / "partial", key)
 
     def build(tmp: Path) -> dict[str, Any]:
-        partial = store.root / "partial" / key
+        partial = store.partial(key)
         make_folders(partial, mode=0o700)
         return _fill(hub, store, known, partial, tmp)
 
     folder, reused = store.make(key, build, cancel=hub.cancel)
-    remove_tree(store.root / "partial" / key)
+    remove_tree(store.partial(key))
     return folder / INNER, reused
 
 

@@ -80,7 +80,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     protocol.progress(0, layers, "layers", "starting torch and GPTQModel", force=True)
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
-    from gptqmodel.looper.checkpoint_store import CheckpointConfig
+    from gptqmodel.looper.checkpoint_store import CheckpointConfig, CheckpointError
     from gptqmodel.quantization.config import FORMAT, METHOD
 
     quantizing.threads(request)
@@ -127,13 +127,21 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
 
         shown.append(quantizing.Layers(layers))
         model.layer_callback = layer
-        model.quantize(
-            [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in samples],
-            batch_size=1,
-            tokenizer=tokenizer,
-            calibration_data_min_length=quantizing.MIN_TOKENS,
-            checkpoint=keep,
-        )
+        try:
+            model.quantize(
+                [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in samples],
+                batch_size=1,
+                tokenizer=tokenizer,
+                calibration_data_min_length=quantizing.MIN_TOKENS,
+                checkpoint=keep,
+            )
+        except (CheckpointError, NotImplementedError):
+            # Of other devices or threads, or damaged: what was kept does not fit this run, so that begins anew.
+            if keep is None:
+                raise
+            shutil.rmtree(request["resume"], ignore_errors=True)
+            del model
+            return work({**request, "resume": None})
         protocol.progress(layers, layers, "layers", "writing the weights", force=True)
         rows = list(model.quant_log or [])
         model.save(str(out))

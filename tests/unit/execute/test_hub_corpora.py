@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from advisor import settings
 from advisor.api import hubbing
 from advisor.errors import AdvisorError
+from advisor.execute.calibration import as_text, read_lines
 from advisor.execute.hub.corpora import Corpus, parse
 from advisor.execute.steps import Steps
 from tests.support.fake_hub import FakeHub
 from tests.support.fake_hub_models import impatient, no_tokens
 
+TRAINING = "Other prose to calibrate on, which is never measured on. " * 200
 PROSE = "Some prose that is long enough to be measured on. " * 200
 
 
@@ -33,6 +36,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]
 
 def get(words: str, offline: bool = False) -> Path:
     path = hubbing.text(words, settings.load({"offline": offline}), Steps())
+    assert path is not None
+    return path
+
+
+def calibrated(words: str) -> Path:
+    path = hubbing.text(words, settings.load({}), Steps(), use="calibration")
     assert path is not None
     return path
 
@@ -70,18 +79,34 @@ def test_a_text_is_fetched_once_and_kept(server: FakeHub) -> None:
     assert len(server.seen) == asked
 
 
+def test_records_are_calibrated_on_but_not_measured_on(server: FakeHub, tmp_path: Path) -> None:
+    lines = [{"messages": [{"role": "user", "content": f"Tell me of {i}. " + PROSE[:200]}]} for i in range(30)]
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    (folder / "all.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    server.add("me/Chats", folder, kind="datasets")
+    assert refused("hf:datasets/me/Chats/all.jsonl").code == "bad-option"
+    path = calibrated("hf:datasets/me/Chats/all.jsonl")
+    kind, read = read_lines(path)
+    assert (kind, len(read)) == ("conversations", 30)
+    assert "Tell me of 7." in as_text(path).text
+    assert "messages" not in as_text(path).text
+
+
 def test_wikitext_comes_out_of_its_archive(server: FakeHub, tmp_path: Path) -> None:
     folder = tmp_path / "ci"
     folder.mkdir()
     with zipfile.ZipFile(folder / "wikitext-2-raw-v1.zip", "w") as z:
         z.writestr("wikitext-2-raw/wiki.test.raw", PROSE)
-        z.writestr("wikitext-2-raw/wiki.train.raw", "not this")
+        z.writestr("wikitext-2-raw/wiki.train.raw", TRAINING)
     repo = server.add("ggml-org/ci", folder, kind="datasets")
     assert get("wikitext-2").read_text() == PROSE
+    assert calibrated("wikitext-2").read_text() == TRAINING
+    assert calibrated("wikitext-2").name == "wiki.train.raw"
     (folder / "wikitext-2-raw-v1.zip").write_bytes(b"no archive")
     repo.commit()
     for kept in (Path(settings.load().paths.store) / "artifacts").glob("text-*"):
-        (kept / "text.txt").write_text("damaged")
+        (kept / "wiki.test.raw").write_text("damaged")
     assert refused("wikitext-2").code == "integrity"
 
 
