@@ -25,24 +25,17 @@ def merged(settings: Settings, steps: Steps, model: ModelFacts, adapter: Path) -
     Raises:
         AdvisorError: as ``model.adapters.read`` and ``check``, before anything is built; as the steps.
     """
-    from advisor.api import checkpoints
+    from advisor.api import checkpoints, variants
     from advisor.execute import adapters
-    from advisor.execute.make import Made, Making
+    from advisor.execute.make import Made
     from advisor.execute.steps import Outcome, Step
-    from advisor.execute.store import Store
     from advisor.model.adapters import check, read
 
     known = read(adapter)
     check(known, model)
     base = checkpoints.original(settings, steps, model)
-    maker = Making(
-        store=Store(settings.paths.store, reporter=steps.reporter),
-        env=checkpoints.environment_of(settings, steps, MERGING_ENV),
-        logs=settings.paths.logs / "steps",
-        threads=making.granted_threads(settings),
-        reporter=steps.reporter,
-        cancel=steps.cancel,
-    )
+    env = variants.environment_of(settings, steps, MERGING_ENV)
+    maker = making.maker(settings, steps, env, making.granted_threads(settings))
 
     def run() -> Outcome[Made]:
         made = adapters.merge(maker, base.folder, adapter, identity_of=base.identity)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import hubbing, making
+from advisor.api import hubbing, making, variants
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -29,35 +29,6 @@ class Original(NamedTuple):
     folder: Path
     identity: str
     notes: tuple[str, ...]
-
-
-def variant_of(settings: Settings, name: str, *, on_cpu: bool = False) -> str | None:
-    """The variant of an environment to work with; ``None`` where there is one for all machines.
-
-    ``on_cpu``: for a plan without devices. ROCm's is taken only where it is built already: its packages are on indexes
-    that a person has to name first, and without them quantizing works on the CPU.
-
-    Raises:
-        AdvisorError: ``backend-not-found``.
-    """
-    from advisor.api.context import this_machine
-    from advisor.backends import pins, variants
-    from advisor.execute import envs
-
-    best = variants.best(name, this_machine(settings)[0])
-    if best is None or (best == "cuda" and not on_cpu):
-        return best
-    there = best == "rocm" and not on_cpu and envs.find(name, settings=settings, variant=best) is not None
-    return best if there else pins.BASE_VARIANT
-
-
-def environment_of(settings: Settings, steps: Steps, name: str, *, on_cpu: bool = False) -> Env:
-    """The managed environment of a quantizer or runtime, in the variant of ``variant_of``, as a step.
-
-    Raises:
-        AdvisorError: as ``making.environment``.
-    """
-    return making.environment(settings, steps, name, variant=variant_of(settings, name, on_cpu=on_cpu))
 
 
 def recipe_of(
@@ -137,8 +108,11 @@ def make(
     calibration: Path | None = None,
     held_out: Path | None = None,
     threads: int | None = None,
+    devices: Sequence[str] = (),
 ) -> Made:
     """Make the checkpoint that ``recipe`` says, with everything that leads there as steps.
+
+    ``devices``: of the plan; one of them does the work where the library can use it.
 
     Raises:
         AdvisorError: as ``original``; ``bad-option`` for an unusable text; ``quantizer-failed``, ``artifact-invalid``,
@@ -147,9 +121,7 @@ def make(
     from advisor.backends.registry import quantizers
     from advisor.execute import texts
     from advisor.execute.checkpoint import quantize_checkpoint
-    from advisor.execute.make import Making
     from advisor.execute.steps import Outcome, Step
-    from advisor.execute.store import Store
 
     base = original(settings, steps, model)
     if recipe.method == "none" or recipe.at_load:
@@ -167,15 +139,8 @@ def make(
             held_out=texts.verification_text(held_out),
         )
     caps = quantizers()[recipe.quantizer].capabilities()
-    env = environment_of(settings, steps, caps.env or recipe.quantizer)
-    maker = Making(
-        store=Store(settings.paths.store, reporter=steps.reporter),
-        env=env,
-        logs=settings.paths.logs / "steps",
-        threads=threads,
-        reporter=steps.reporter,
-        cancel=steps.cancel,
-    )
+    env = variants.environment_of(settings, steps, caps.env or recipe.quantizer)
+    maker = making.maker(settings, steps, env, threads, variables=variants.selection_of(settings, devices[:1]))
 
     def run() -> Outcome[Made]:
         made = quantize_checkpoint(
@@ -206,11 +171,11 @@ def prove(
     task: Path | None = None,
     chunks: int | None = None,
     threads: int | None = None,
-    on_cpu: bool = False,
+    devices: Sequence[str] = (),
 ) -> Verification:
     """Hold the checkpoint against the 16-bit original through the runtime that serves it, as a step.
 
-    ``on_cpu``: it serves on the CPU, whatever devices there are.
+    ``devices``: those it will be served on; ``("host",)``: the CPU, whatever devices there are.
 
     Raises:
         AdvisorError: ``artifact-invalid``, ``bad-option`` (an unusable text), ``out-of-memory``.
@@ -225,8 +190,9 @@ def prove(
     recipe = made.recipe
     assert recipe is not None
     name = runtimes()[runtime].capabilities().env or runtime
-    variant = variant_of(settings, name, on_cpu=on_cpu)
+    variant = variants.variant_of(settings, name, on_cpu=tuple(devices) == ("host",))
     env = making.environment(settings, steps, name, variant=variant)
+    seen = variants.selection_of(settings, devices[:1])
     store = Store(settings.paths.store, reporter=steps.reporter)
 
     def run() -> Outcome[Verification]:
@@ -246,6 +212,7 @@ def prove(
                 tasks=task,
                 chunks=chunks or CHUNKS,
                 threads=threads,
+                variables=seen,
                 device="cpu" if variant in (None, "cpu") else "cuda",  # torch's name of ROCm's devices, too
                 reporter=steps.reporter,
                 cancel=steps.cancel,
@@ -272,7 +239,7 @@ def make_and_verify(
     from advisor.execute import gate
     from advisor.planner import asked
 
-    threads, on_cpu = plan.settings.threads, plan.devices == ("host",)
+    threads = plan.settings.threads
     if plan.source == "prequantized":
         made = ready(settings, steps, model, plan)
     else:
@@ -286,8 +253,19 @@ def make_and_verify(
             at_load=plan.source == "load-time",
         )
         calibration = hubbing.text(asked.calibration(plan.parameters), settings, steps, use="calibration")
-        made = make(settings, steps, model, recipe, calibration=calibration, held_out=text, threads=threads)
-    verification = prove(settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads, on_cpu=on_cpu)
+        made = make(
+            settings,
+            steps,
+            model,
+            recipe,
+            calibration=calibration,
+            held_out=text,
+            threads=threads,
+            devices=plan.devices,
+        )
+    verification = prove(
+        settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads, devices=plan.devices
+    )
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
         if following is not None:
@@ -295,7 +273,7 @@ def make_and_verify(
             error.data["next_plan"] = following.id
         raise error
     name = runtimes()[plan.runtime].capabilities().env or plan.runtime
-    env = environment_of(settings, steps, name, on_cpu=on_cpu)
+    env = variants.environment_of(settings, steps, name, on_cpu=plan.devices == ("host",))
     return made, verification, env
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -149,17 +149,31 @@ def making_of(settings: Settings, steps: Steps, threads: int | None, binary: Bin
     Raises:
         AdvisorError: as ``environment``.
     """
+    return maker(settings, steps, environment(settings, steps, MAKING_ENV), threads, binary=binary)
+
+
+def maker(
+    settings: Settings,
+    steps: Steps,
+    env: Env,
+    threads: int | None,
+    *,
+    binary: Binary | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Making:
+    """Store and logs for making artifacts in ``env``. ``variables``: which devices it may see."""
     from advisor.execute.make import Making
     from advisor.execute.store import Store
 
     return Making(
         store=Store(settings.paths.store, reporter=steps.reporter),
-        env=environment(settings, steps, MAKING_ENV),
+        env=env,
         logs=settings.paths.logs / "steps",
         threads=threads,
         reporter=steps.reporter,
         cancel=steps.cancel,
         binary=binary,
+        variables=variables or {},
     )
 
 

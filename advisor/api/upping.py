@@ -318,7 +318,7 @@ def _preflight(
     from advisor.execute.store import Store
 
     def run() -> Outcome[None]:
-        refuse_offline(settings, chosen.plan)
+        refuse_offline(settings, chosen.plan, chosen.model)
         make_folders(settings.paths.store)
         Store(settings.paths.store).gc(quarantine=False)  # what killed runs left counts against the free space
         preflight.check_disk(settings.paths.store, chosen.plan.disk.peak_bytes, f"The plan {chosen.plan.id}")

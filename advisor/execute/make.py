@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -49,7 +49,8 @@ class Made(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Making:
     """What all steps need. ``threads``: ``None`` lets each tool choose. Logs go to ``logs``/KEY.log. ``binary``: a
-    build of llama.cpp whose own tools measure and quantize, where it has them."""
+    build of llama.cpp whose own tools measure and quantize, where it has them. ``variables``: of the runners'
+    environment, such as which devices they see."""
 
     store: Store
     env: Env
@@ -58,6 +59,7 @@ class Making:
     reporter: Reporter | None = None
     cancel: Cancel | None = None
     binary: Binary | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def step(
         self,
@@ -92,6 +94,7 @@ class Making:
                 cancel=self.cancel,
                 log=self.logs / f"{key}.log",
                 threads=self.threads,
+                variables=self.variables,
                 code="quantizer-failed",
             )
             return {"kind": kind, "product": product, **check(tmp, result)}

@@ -51,6 +51,7 @@ class _Run:
     text: texts.Text
     log: Path
     threads: int | None
+    variables: Mapping[str, str]
     store: Store | None
     reporter: Reporter
     cancel: Cancel | None
@@ -76,6 +77,7 @@ class _Run:
                 cancel=self.cancel,
                 log=self.log,
                 threads=self.threads,
+                variables=self.variables,
             )
         finally:
             written.unlink(missing_ok=True)
@@ -112,6 +114,7 @@ def verify_checkpoint(
     threads: int | None = None,
     prompts: Sequence[Prompt] = PROMPTS,
     device: str = "cpu",
+    variables: Mapping[str, str] | None = None,
     dtype: str = "auto",
     reporter: Reporter | None = None,
     cancel: Cancel | None = None,
@@ -129,6 +132,7 @@ def verify_checkpoint(
         tasks: a user's JSON lines, see ``tasks.read_tasks``; answered or weighed by both.
         chunks: how many pieces of ``context`` tokens to score, half of each piece.
         device: ``cpu`` or ``cuda``.
+        variables: which devices the runner sees.
         dtype: ``auto``, ``bf16``, ``f16`` or ``f32``: what is computed in, for both.
 
     Returns: the numbers, both sides' answers, the findings and the gate's verdict; a failed gate is not an exception.
@@ -159,6 +163,7 @@ def verify_checkpoint(
         text=text,
         log=log,
         threads=threads,
+        variables=variables or {},
         store=store,
         reporter=say,
         cancel=cancel,

