@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,9 @@ from advisor.api.context import DEFAULT_MODEL, load_settings
 from advisor.api.options import PlanOptions, checked
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event, Reporter, safely
-from advisor.facts.base import loads
+from advisor.facts.base import dumps_any, loads
 from advisor.facts.comparison import Comparison, Figures, Row
+from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan
 from advisor.facts.quantity import Quantity, exact
 from advisor.facts.text import shell_word
@@ -101,7 +103,7 @@ def compare(
         for i, plan in enumerate(plans):
             if plan is not None and plan.status == "ready" and plan.executable_here:
                 say(Event(kind="note", step="compare", message=f"{i + 1} of {len(plans)}: {plan.method} {plan.format}"))
-                rows[i] = _measured(s, rows[i], plan, again=again, reporter=reporter, cancel=cancel)
+                rows[i] = _measured(s, rows[i], plan, _identity(facts), again=again, reporter=reporter, cancel=cancel)
             elif plan is not None:
                 rows[i] = msgspec.structs.replace(rows[i], because=f"not measured: needs {'; '.join(plan.needs)}")
     return Comparison(rows=tuple(rows), model=facts)
@@ -145,12 +147,19 @@ def _impossible(method: str, fmt: str | None, rejected: tuple[object, ...]) -> R
 
 
 def _measured(
-    s: Settings, row: Row, plan: Plan, *, again: bool, reporter: Reporter | None, cancel: Cancel | None
+    s: Settings,
+    row: Row,
+    plan: Plan,
+    model: object,
+    *,
+    again: bool,
+    reporter: Reporter | None,
+    cancel: Cancel | None,
 ) -> Row:
     """The row with what was measured, from the file of an earlier run where there is one."""
     from advisor.deploy.spec import now
 
-    kept = _file(s, plan)
+    kept = _file(s, plan, model)
     known = None if again else _read(kept)
     if known is not None:
         return msgspec.structs.replace(row, measured=known.measured, verdict=known.verdict, because=known.because,
@@ -207,7 +216,7 @@ def _figures(done: UpResult) -> Figures:
         side,
         memory=measured.memory if measured is not None else None,
         decode=measured.decode if measured is not None else None,
-        quantize_seconds=_seconds(done.steps),
+        quantize_seconds=_seconds(done.steps, artifact),
         file_bytes=None if size is None else exact(size, "bytes", "the weight files", "measured"),
     )
 
@@ -220,7 +229,12 @@ def _quality(found: Verification | dict[str, object]) -> Figures:
         source = f"{get('positions')} positions of {get('text')}"
         return exact(value, unit, source, "measured") if isinstance(value, int | float) else None  # type: ignore[arg-type]
 
-    return Figures(kld=figure("kld", "nats"), perplexity=figure("perplexity", "ratio"))
+    absolute, original = figure("perplexity", "ratio"), get("perplexity_reference")
+    ratio = None
+    if absolute is not None and isinstance(original, int | float) and original > 0:
+        source = f"{absolute.value:.4g} over the original's {original:.4g}, {absolute.source}"
+        ratio = exact(float(absolute.value) / original, "ratio", source, "measured")
+    return Figures(kld=figure("kld", "nats"), perplexity=ratio, perplexity_absolute=absolute)
 
 
 def _size(artifact: Path) -> int | None:
@@ -229,21 +243,56 @@ def _size(artifact: Path) -> int | None:
     return artifact.stat().st_size if artifact.is_file() else None
 
 
-def _seconds(steps: tuple[StepRecord, ...]) -> Quantity | None:
-    """Of the steps that make the artifact; ``None`` where one of them was found done, and so took no time now."""
+def _seconds(steps: tuple[StepRecord, ...], artifact: Path | None) -> Quantity | None:
+    """Of the steps that make the artifact; where one of them was found done, what quantizing took when it was made."""
     making = [step for step in steps if step.name in _MAKING]
     if not making:
         return exact(0.0, "s", "nothing is made: quantized while loading, or served as it is", "measured")
     if any(step.outcome == "reused" for step in making if step.name in ("quantize", "imatrix")):
-        return None
+        return _then(artifact)
     return exact(round(sum(step.seconds for step in making), 1), "s", "the steps that made it", "measured")
 
 
-def _file(s: Settings, plan: Plan) -> Path:
+def _then(artifact: Path | None) -> Quantity | None:
+    """What the artifact's own manifest says of the time that quantizing took; ``None`` without one."""
+    from advisor.execute.store import Store
+
+    if artifact is None:
+        return None
+    root = artifact.parent
+    try:
+        seconds = Store(root.parent.parent).manifest(root).get("seconds")
+    except (AdvisorError, OSError, msgspec.MsgspecError):
+        return None
+    if not isinstance(seconds, int | float):
+        return None
+    return exact(float(seconds), "s", "quantizing alone, when the artifact was made", "measured")
+
+
+def _file(s: Settings, plan: Plan, model: object) -> Path:
     from advisor._version import __version__
 
-    key = hashlib.sha256(f"{plan.id}\0{__version__}".encode()).hexdigest()[:16]
-    return Path(s.paths.state) / "compare" / f"{plan.id}-{key}.json"
+    # What decides a measurement; not what was predicted of it, which changes with what is learned.
+    chosen = (plan.method, plan.format, plan.quantizer, plan.runtime, plan.source, plan.imatrix, plan.devices)
+    body = [__version__, model, chosen, plan.settings.to_json(), plan.parameters, plan.artifact]
+    key = hashlib.sha256(dumps_any(body)).hexdigest()[:16]
+    return Path(s.paths.state) / "compare" / f"{plan.method}-{plan.format}-{key}.json"
+
+
+def _identity(model: ModelFacts) -> list[object]:
+    """What would make another model of the same name: its revision, or the files here, by size and time."""
+    if model.path is None or model.kind not in ("folder", "gguf"):
+        return [model.ref, model.revision]
+    path = Path(model.path)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return [str(path), *((f.name, st.st_size, st.st_mtime_ns) for f in files if (st := _stat(f)) is not None)]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _read(path: Path) -> Row | None:

@@ -9,13 +9,15 @@ from advisor.facts.words import MethodName, RuntimeName, Verdict
 
 
 class Figures(Shape, frozen=True, kw_only=True):
-    """One side of a row: bytes while serving, tokens/s, nats, perplexity (a ratio to the original's where it is
-    predicted), seconds of quantizing, bytes of the weight files. ``None``: not known, or not measured."""
+    """One side of a row: bytes while serving, tokens/s, nats, perplexity as a ratio to the original's, seconds of
+    quantizing, bytes of the weight files; ``perplexity_absolute`` is what was measured on the text, never predicted.
+    ``None``: not known, or not measured."""
 
     memory: Quantity | None = None
     decode: Quantity | None = None
     kld: Quantity | None = None
     perplexity: Quantity | None = None
+    perplexity_absolute: Quantity | None = None
     quantize_seconds: Quantity | None = None
     file_bytes: Quantity | None = None
 

@@ -32,7 +32,9 @@ _FIELDS: Final = ("memory", "decode", "kld", "perplexity", "quantize_seconds", "
 def comparison(page: Page, found: Comparison, *, verbose: bool = False) -> None:
     """Write the table; rows that could not be had stand below it with their reasons."""
     page.title(found.model.name)
-    page.text("Predicted above, measured on this machine below; a perplexity below 3 is a ratio.", FAINT)
+    page.text(
+        "Predicted above, measured on this machine below. Perplexity: the ratio to the original's (and itself).", FAINT
+    )
     rows = [r for r in found.rows if r.predicted is not None]
     page.blank()
     page.table(_COLUMNS, [_row(r) for r in rows])
@@ -70,6 +72,8 @@ def _row(r: Row) -> list[str | Cell]:
 def _both(predicted: Figures | None, measured: Figures | None, name: str) -> Cell:
     above = _text(getattr(predicted, name, None), name)
     below = _text(getattr(measured, name, None), name) if measured is not None else ""
+    if name == "perplexity" and measured is not None and measured.perplexity_absolute is not None:
+        below += f" ({float(measured.perplexity_absolute.value):.2f})"
     return Cell(above, FAINT if below else "", below)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from advisor.api import comparing, upping
 from advisor.cli.views import compare as view
 from advisor.cli.views.scatter import dots, svg
 from advisor.errors import AdvisorError
+from advisor.execute.store import Store
 from advisor.facts.comparison import Comparison
 from advisor.facts.results import StepRecord
 from tests.support import samples
@@ -115,12 +117,47 @@ def test_an_interrupted_run_keeps_what_is_done(runs: list[str], monkeypatch: pyt
     assert not found["q5_k_m"].reused
 
 
-def test_steps_that_were_found_done_took_no_time_now() -> None:
+def test_of_steps_that_were_found_done_the_artifact_says_how_long_they_took(tmp_path: Path) -> None:
     reused = (StepRecord(name="quantize", key=None, outcome="reused", seconds=0.0),)
-    assert comparing._seconds(reused) is None
-    nothing = comparing._seconds(())
+    store = Store(tmp_path / "store")
+    key = store.key("quantize", {}, params={}, tool="none")
+
+    def build(folder: Path) -> dict[str, Any]:
+        (folder / "model.gguf").write_bytes(b"weights")
+        return {"seconds": 12.5}
+
+    folder, _ = store.make(key, build)
+    then = comparing._seconds(reused, folder / "model.gguf")
+    assert then is not None
+    assert then.value == 12.5
+    assert comparing._seconds(reused, tmp_path / "elsewhere" / "model.gguf") is None
+    assert comparing._seconds(reused, None) is None
+    nothing = comparing._seconds((), None)
     assert nothing is not None
     assert nothing.value == 0.0
+
+
+def test_a_ratio_of_perplexities_stands_beside_what_was_measured() -> None:
+    side = comparing._quality(samples.sample_verification())
+    assert side.perplexity is not None
+    assert side.perplexity_absolute is not None
+    found = samples.sample_verification()
+    assert found.perplexity_reference is not None
+    assert side.perplexity.value == pytest.approx(found.perplexity / found.perplexity_reference)
+    assert side.perplexity_absolute.value == found.perplexity
+
+
+def test_other_files_under_the_same_name_are_measured_again(runs: list[str], tmp_path: Path) -> None:
+    facts = api.compare(MODEL).model
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"1")
+    here = msgspec.structs.replace(facts, kind="folder", path=str(folder))
+    first = comparing._identity(here)
+    assert comparing._identity(here) == first
+    weights.write_bytes(b"22")
+    assert comparing._identity(here) != first
 
 
 def test_options_that_leave_no_row_are_refused() -> None:
