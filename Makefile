@@ -34,11 +34,12 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+# Tests that need no environment run beside each other; the others each take all cores.
 quick: lint types imports
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
-test: lint types imports
-	$(BIN)/pytest -m "not long"
+test: quick
+	$(BIN)/pytest -m "slow and not long"
 
 test-long: $(VENV)/.dev
 	$(BIN)/pytest -m long

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import hubbing
+from advisor.api import hubbing, proving
 from advisor.api.context import load_settings, resolve_model
 from advisor.api.making import (
     SERVING_ENV,
@@ -19,7 +19,6 @@ from advisor.api.making import (
     local_model,
     make,
     making_of,
-    prove,
     weights_bytes,
 )
 from advisor.api.options import MAKING_KEYS, MakingOptions, checked, request_of
@@ -235,7 +234,7 @@ def _gguf(
     if not verify:
         return made, None
     env = environment(s, steps, SERVING_ENV)
-    return made, prove(s, steps, facts, made, env, fmt=fmt, text=text, threads=threads)
+    return made, proving.prove(s, steps, facts, made, env, fmt=fmt, text=text, threads=threads)
 
 
 def _checkpoint(
@@ -376,4 +375,6 @@ def verify(
         )
     env = environment(s, steps, SERVING_ENV)
     made = Made(path.resolve(), reference, has_imatrix(path), {}, None, ())
-    return prove(s, steps, facts, made, env, fmt=fmt, text=measured_on, task=task, chunks=chunks, threads=threads)
+    return proving.prove(
+        s, steps, facts, made, env, fmt=fmt, text=measured_on, task=task, chunks=chunks, threads=threads
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import hubbing, making, variants
+from advisor.api import hubbing, making, proving, variants
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -196,7 +196,7 @@ def prove(
     store = Store(settings.paths.store, reporter=steps.reporter)
 
     def run() -> Outcome[Verification]:
-        try:
+        with proving.withdrawn_if_broken(store, made):
             found = verify_checkpoint(
                 made.artifact,
                 made.reference,
@@ -217,12 +217,7 @@ def prove(
                 reporter=steps.reporter,
                 cancel=steps.cancel,
             )
-        except AdvisorError as e:
-            if e.code == "artifact-invalid" and made.artifact != made.reference:
-                store.withdraw(made.artifact, "it does not load and decode")
-            raise
-        kld = "" if found.kld is None else f", KL divergence {found.kld:.4f} nats"
-        return Outcome(found, detail=f"gate: {found.gate.verdict}{kld}")
+        return Outcome(found, detail=proving.told(found))
 
     return steps.do(Step("verify", run))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from advisor.api import proving
 from advisor.api.context import resolve_model
 from advisor.errors import AdvisorError
 from advisor.events import Event
@@ -251,76 +252,6 @@ def _written(making: Making, text: Text) -> Path:
     return path
 
 
-def prove(
-    settings: Settings,
-    steps: Steps,
-    model: ModelFacts,
-    made: Made,
-    env: Env,
-    *,
-    fmt: str,
-    text: Path | None = None,
-    task: Path | None = None,
-    chunks: int | None = None,
-    threads: int | None = None,
-) -> Verification:
-    """Really load the artifact, then hold it against the reference. A failed gate is a verdict here, not an error.
-
-    Raises:
-        AdvisorError: ``artifact-invalid``, ``bad-option`` (an unusable text), ``out-of-memory``.
-    """
-    from advisor.execute import make as making
-    from advisor.execute import texts
-    from advisor.execute import verify as verifying
-    from advisor.execute.steps import Outcome, Step
-    from advisor.execute.store import Store
-
-    logs = settings.paths.logs / "steps"
-
-    store = Store(settings.paths.store, reporter=steps.reporter)
-
-    def validate() -> Outcome[None]:
-        try:
-            answer = making.validate_artifact(
-                env,
-                made.artifact,
-                log=logs / "validate.log",
-                threads=threads,
-                reporter=steps.reporter,
-                cancel=steps.cancel,
-            )
-        except AdvisorError as e:
-            if e.code == "artifact-invalid":
-                store.withdraw(made.artifact, "it does not load and decode")
-            raise
-        return Outcome(None, detail=f"loads and decodes {answer.get('tokens', '')} tokens".replace("  ", " "))
-
-    steps.do(Step("validate", validate))
-
-    def run() -> Outcome[Verification]:
-        verification = verifying.verify(
-            made.artifact,
-            made.reference,
-            env=env,
-            model=model,
-            method="gguf",
-            fmt=fmt,
-            log=logs / "verify.log",
-            imatrix=made.imatrix,
-            store=store,
-            text=texts.verification_text(text),
-            tasks=task,
-            chunks=chunks or verifying.CHUNKS,
-            threads=threads,
-            reporter=steps.reporter,
-            cancel=steps.cancel,
-        )
-        kld = "" if verification.kld is None else f", KL divergence {verification.kld:.4f} nats"
-        return Outcome(verification, detail=f"gate: {verification.gate.verdict}{kld}")
-
-    return steps.do(Step("verify", run))
-
-
 def make_and_verify(
     settings: Settings,
     steps: Steps,
@@ -371,7 +302,7 @@ def make_and_verify(
             threads=threads,
             binary=binary,
         )
-    verification = prove(settings, steps, model, made, env, fmt=plan.format, text=text, threads=threads)
+    verification = proving.prove(settings, steps, model, made, env, fmt=plan.format, text=text, threads=threads)
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
         if following is not None:

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from advisor.backends.base import Command, QuantizerCapabilities, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import Known, first
 from advisor.errors import AdvisorError
 from advisor.facts.recipe import Recipe
 from advisor.facts.results import Finding
+
+_GROUPED: Final = ("w4a16-g128", "w4a16-g64", "w4a16-g32")
+
+
+def gpu_server(name: str, needs: dict[str, tuple[str, ...]]) -> RuntimeCapabilities:
+    """Capabilities of a server of checkpoints on NVIDIA and AMD devices that advisor gives the command for.
+
+    Minimum compute capabilities: Marlin's kernels (7.5) for 4-bit codes and INT8, Marlin's weight-only FP8 (8.0).
+    """
+    return RuntimeCapabilities(
+        name=name,
+        methods={
+            "awq": _GROUPED,
+            "gptq": _GROUPED,
+            "w8a8": ("w8a8",),
+            "fp8": ("fp8",),
+            "none": ("bf16", "f16"),
+        },
+        devices=("nvidia", "amd"),
+        executable=False,
+        needs=needs,
+        min_compute_capability={"awq": 7.5, "gptq": 7.5, "w8a8": 7.5, "fp8": 8.0, "bf16": 8.0, "f16": 7.5},
+    )
 
 
 class DeclaredQuantizer:

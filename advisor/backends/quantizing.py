@@ -82,6 +82,34 @@ def refuse(recipe: Recipe, message: str, seen: object, command: str) -> AdvisorE
     )
 
 
+def check_needs(recipe: Recipe, by: str, *, kernels: str, samples: int) -> None:
+    """Refuse what every library that looks at text refuses: groups without kernels, no text, quantizing at load.
+
+    ``by`` follows ``--method``: how this library is named; ``kernels``: whose groups they are; ``samples``: usual.
+
+    Raises:
+        AdvisorError: ``illegal-recipe``.
+    """
+    name = recipe.method.upper()
+    if recipe.at_load:
+        raise refuse(recipe, f"{name} looks at text for minutes; no runtime does that when it loads.", True, by)
+    if recipe.group_size not in GROUPS:
+        given = "one scale a row" if recipe.group_size is None else recipe.group_size
+        raise refuse(
+            recipe,
+            f"{kernels} have groups of 32, 64 or 128; {given} was given.",
+            recipe.group_size,
+            f"{by} --bits {recipe.bits} --group-size {nearest_group(recipe.group_size)}".strip(),
+        )
+    if not recipe.samples:
+        raise refuse(
+            recipe,
+            f"{name} needs samples of text; none were given.",
+            recipe.samples,
+            f"{by} --samples {samples}".strip(),
+        )
+
+
 class RunQuantizer:
     """A quantizer with a runner, its capabilities, what it refuses, and what its logs mean."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from advisor.errors import AdvisorError
 from advisor.execute.remedies import Choice, more_quality, next_choice
+from advisor.execute.texts import Text
 from advisor.facts.results import Band, Finding, Gate, PromptPair, Verification
 from advisor.facts.words import Verdict
 
@@ -53,6 +54,24 @@ class Measured(NamedTuple):
             "top1_agreement": self.top1_agreement,
             "perplexity": self.perplexity,
         }
+
+
+def verification(
+    measured: Measured, bands: Mapping[str, Band], *, findings: Sequence[Finding], text: Text, **more: Any
+) -> Verification:
+    """What was measured on ``text``, with the gate's verdict; ``more``: the other fields of a ``Verification``."""
+    return Verification(
+        perplexity=measured.perplexity,
+        perplexity_reference=measured.perplexity_reference,
+        kld=measured.kld,
+        top1_agreement=measured.top1_agreement,
+        positions=measured.positions,
+        text=text.name,
+        text_sha256=text.sha256,
+        findings=tuple(findings),
+        gate=judge(measured, bands, findings),
+        **more,
+    )
 
 
 def level(name: str, value: float, band: Band) -> Verdict:

@@ -113,17 +113,12 @@ def verify(
         artifact_bytes=weight_bytes(artifact),
         reference_bytes=weight_bytes(reference) if reference is not None else None,
     )
-    return Verification(
-        perplexity=measured.perplexity,
-        perplexity_reference=measured.perplexity_reference,
-        kld=measured.kld,
-        top1_agreement=measured.top1_agreement,
-        positions=measured.positions,
-        text=text.name,
-        text_sha256=text.sha256,
-        prompts=pairs,
+    return gate.verification(
+        measured,
+        bands,
         findings=findings,
-        gate=gate.judge(measured, bands, findings),
+        text=text,
+        prompts=pairs,
         types=types,
         seconds=got["seconds"],
         task=_score(tasks, questions, got, len(prompts), alone=reference is None),

@@ -202,17 +202,12 @@ def verify_checkpoint(
     findings += _edges(edge_pairs, method, fmt)
     skip = len(prompts) + len(edges)
     sides = [Answers(s["prompts"][skip:], s["choices"]) for s in (before, after) if s is not None]
-    return Verification(
-        perplexity=measured.perplexity,
-        perplexity_reference=measured.perplexity_reference,
-        kld=measured.kld,
-        top1_agreement=measured.top1_agreement,
-        positions=measured.positions,
-        text=text.name,
-        text_sha256=text.sha256,
+    return gate.verification(
+        measured,
+        bands,
+        findings=findings,
+        text=text,
         prompts=(*pairs, *edge_pairs),
-        findings=tuple(findings),
-        gate=gate.judge(measured, bands, findings),
         types=stored.types,
         seconds=round(after["seconds"] + (before["seconds"] if before is not None else 0.0), 3),
         task=None if tasks is None else score(tasks.name, questions, sides[-1], None if alone else sides[0]),

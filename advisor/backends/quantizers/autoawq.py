@@ -9,7 +9,7 @@ from typing import Final
 
 from advisor.backends.base import QuantizerCapabilities
 from advisor.backends.diagnose import known
-from advisor.backends.quantizing import GROUPS, RunQuantizer, nearest_group, refuse
+from advisor.backends.quantizing import GROUPS, RunQuantizer, check_needs, nearest_group, refuse
 from advisor.facts.recipe import Recipe
 
 ENV: Final = "autoawq"
@@ -55,29 +55,18 @@ def check(recipe: Recipe) -> None:
     by = "--quantizer autoawq"
     if recipe.method != "awq":
         raise refuse(recipe, f"AutoAWQ makes AWQ, not {recipe.method}.", recipe.method, "")
-    if recipe.at_load:
-        raise refuse(recipe, "AWQ looks at text for minutes; no runtime does that when it loads.", True, by)
     group = nearest_group(recipe.group_size)
     if recipe.bits != 4:
         raise refuse(
             recipe, f"AWQ's kernels are 4 bits; {recipe.bits} was given.", recipe.bits, f"{by} --format w4a16-g{group}"
         )
-    if recipe.group_size not in GROUPS:
-        given = "one scale a row" if recipe.group_size is None else recipe.group_size
-        raise refuse(
-            recipe,
-            f"AWQ's kernels have groups of 32, 64 or 128; {given} was given.",
-            recipe.group_size,
-            f"{by} --format w4a16-g{group}",
-        )
+    check_needs(recipe, by, kernels="AWQ's kernels", samples=64)
     if recipe.symmetric:
         raise refuse(
             recipe, "AutoAWQ writes zero points always; symmetric weights were asked for.", True, f"{by} --no-sym"
         )
     if recipe.layout not in (None, *LAYOUTS):
         raise refuse(recipe, f"AutoAWQ's layouts are gemm and gemv; {recipe.layout} was given.", recipe.layout, by)
-    if not recipe.samples:
-        raise refuse(recipe, "AWQ needs samples of text; none were given.", recipe.samples, f"{by} --samples 64")
 
 
 BACKEND: Final = RunQuantizer(

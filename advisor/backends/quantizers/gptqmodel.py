@@ -6,7 +6,7 @@ from typing import Final
 
 from advisor.backends.base import QuantizerCapabilities
 from advisor.backends.diagnose import known
-from advisor.backends.quantizing import GROUPS, RunQuantizer, nearest_group, refuse
+from advisor.backends.quantizing import GROUPS, RunQuantizer, check_needs, nearest_group, refuse
 from advisor.facts.recipe import Recipe
 
 ENV: Final = "gptqmodel"
@@ -46,25 +46,15 @@ def check(recipe: Recipe) -> None:
     by = "" if recipe.quantizer == "gptqmodel" else f"--quantizer {recipe.quantizer} "
     if recipe.method != "gptq":
         raise refuse(recipe, f"{recipe.quantizer} makes GPTQ here, not {recipe.method}.", recipe.method, "")
-    if recipe.at_load:
-        raise refuse(recipe, "GPTQ looks at text for minutes; no runtime does that when it loads.", True, by)
-    group = recipe.group_size
     if recipe.bits not in BITS:
         bits = min(sorted(BITS), key=lambda b: abs(b - recipe.bits))
         raise refuse(
             recipe,
             f"{recipe.quantizer} makes GPTQ of 2, 3, 4 or 8 bits; {recipe.bits} was given.",
             recipe.bits,
-            f"{by}--bits {bits} --group-size {nearest_group(group)}",
+            f"{by}--bits {bits} --group-size {nearest_group(recipe.group_size)}",
         )
-    if group not in GROUPS:
-        raise refuse(
-            recipe,
-            f"The kernels for GPTQ have groups of 32, 64 or 128; {'one scale a row' if group is None else group} was "
-            "given.",
-            group,
-            f"{by}--bits {recipe.bits} --group-size {nearest_group(group)}",
-        )
+    check_needs(recipe, by.strip(), kernels="The kernels for GPTQ", samples=128)
     if recipe.damp is None or not 0 < recipe.damp < 1:
         raise refuse(
             recipe,
@@ -72,8 +62,6 @@ def check(recipe: Recipe) -> None:
             recipe.damp,
             f"{by}--damp 0.01",
         )
-    if not recipe.samples:
-        raise refuse(recipe, "GPTQ needs samples of text; none were given.", recipe.samples, f"{by}--samples 128")
 
 
 BACKEND: Final = RunQuantizer(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
+from advisor.backends.answers import lists_models
 from advisor.backends.base import Command, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import first, known
 from advisor.backends.runtimes.llama_cpp import BACKEND as LLAMA
@@ -79,13 +79,7 @@ class LlamaCppPython:
 
     def ready(self, status: int, body: bytes) -> bool:
         """``/v1/models`` answers 200 with a list that is not empty; the socket opens only once the model is loaded."""
-        if status != 200:
-            return False
-        try:
-            reply = json.loads(body)
-        except ValueError:
-            return False
-        return isinstance(reply, dict) and bool(reply.get("data"))
+        return lists_models(status, body)
 
     def diagnose(self, log_tail: str) -> Finding | None:
         """The known failure that a log tail shows; the engine's own are those of llama.cpp."""

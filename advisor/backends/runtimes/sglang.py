@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from advisor.backends.base import Command, RuntimeCapabilities, ServeRequest
-from advisor.backends.declared import DeclaredRuntime
+from advisor.backends.base import Command, ServeRequest
+from advisor.backends.declared import DeclaredRuntime, gpu_server
 from advisor.backends.diagnose import CUDA, known
 from advisor.errors import AdvisorError
 from advisor.facts.plan import Settings
 
-_GROUPED: Final = ("w4a16-g128", "w4a16-g64", "w4a16-g32")
 _KV: Final = {"f16": "auto", "bf16": "auto", "fp8": "fp8_e4m3", "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"}
 _DTYPES: Final = {"bf16": "bfloat16", "f16": "float16"}
 _FAILURES: Final = (
@@ -93,22 +92,12 @@ class Sglang(DeclaredRuntime):
 
 
 BACKEND: Final = Sglang(
-    RuntimeCapabilities(
-        name="sglang",
-        methods={
-            "awq": _GROUPED,
-            "gptq": _GROUPED,
-            "w8a8": ("w8a8",),
-            "fp8": ("fp8",),
-            "none": ("bf16", "f16"),
-        },
-        devices=("nvidia", "amd"),
-        executable=False,
-        needs={
+    gpu_server(
+        "sglang",
+        {
             "nvidia": ("SGLang in an environment of its own", "an NVIDIA driver that its CUDA build supports"),
             "amd": ("SGLang's ROCm image",),
         },
-        min_compute_capability={"awq": 7.5, "gptq": 7.5, "w8a8": 7.5, "fp8": 8.0, "bf16": 8.0, "f16": 7.5},
     ),
     # /health_generate would take a slot of the engine each time.
     health_path="/health",

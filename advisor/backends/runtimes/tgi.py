@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from advisor.backends.base import Command, RuntimeCapabilities, ServeRequest
-from advisor.backends.declared import DeclaredRuntime
+from advisor.backends.base import Command, ServeRequest
+from advisor.backends.declared import DeclaredRuntime, gpu_server
 from advisor.backends.diagnose import CUDA, known
 from advisor.errors import AdvisorError
 from advisor.facts.plan import Settings
 
-_GROUPED: Final = ("w4a16-g128", "w4a16-g64", "w4a16-g32")
 _KV: Final = {"f16": None, "bf16": None, "fp8": "fp8_e4m3fn", "fp8_e4m3": "fp8_e4m3fn", "fp8_e5m2": "fp8_e5m2"}
 _QUANTIZE: Final = {"awq": "awq", "gptq": "gptq", "w8a8": "compressed-tensors", "fp8": "compressed-tensors"}
 _DTYPES: Final = {"bf16": "bfloat16", "f16": "float16"}
@@ -98,22 +97,12 @@ class Tgi(DeclaredRuntime):
 
 
 BACKEND: Final = Tgi(
-    RuntimeCapabilities(
-        name="tgi",
-        methods={
-            "awq": _GROUPED,
-            "gptq": _GROUPED,
-            "w8a8": ("w8a8",),
-            "fp8": ("fp8",),
-            "none": ("bf16", "f16"),
-        },
-        devices=("nvidia", "amd"),
-        executable=False,
-        needs={
+    gpu_server(
+        "tgi",
+        {
             "nvidia": ("Text Generation Inference, as its container image", "an NVIDIA driver"),
             "amd": ("Text Generation Inference's ROCm image", "a ROCm driver"),
         },
-        min_compute_capability={"awq": 7.5, "gptq": 7.5, "w8a8": 7.5, "fp8": 8.0, "bf16": 8.0, "f16": 7.5},
     ),
     health_path="/health",
     failures=_FAILURES,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
+from advisor.backends.answers import says_ok
 from advisor.backends.base import ANY_FORMAT, Command, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import CUDA, first, known
 from advisor.errors import AdvisorError
@@ -178,13 +178,7 @@ class Transformers:
 
     def ready(self, status: int, body: bytes) -> bool:
         """``/health`` answers 200 and ``{"status": "ok"}`` once the model is loaded and made a token, 503 before."""
-        if status != 200:
-            return False
-        try:
-            reply = json.loads(body)
-        except ValueError:
-            return False
-        return isinstance(reply, dict) and reply.get("status") == "ok"
+        return says_ok(status, body)
 
     def diagnose(self, log_tail: str) -> Finding | None:
         """The known failure that a log tail shows."""

@@ -136,7 +136,7 @@ BASE: dict[str, Recipe] = {name: recipe(method, fmt, name, RecipeOptions()) for 
         ("optimum", {"bits": 6}, "--quantizer optimum"),
         ("autoawq", {"bits": 3}, "--format w4a16-g"),
         ("autoawq", {"bits": 8}, "--format w4a16-g"),
-        ("autoawq", {"group_size": 16}, "--format w4a16-g32"),
+        ("autoawq", {"group_size": 16}, "--bits 4 --group-size 32"),
         ("autoawq", {"symmetric": True}, "--no-sym"),
         ("autoawq", {"layout": "marlin"}, "--quantizer autoawq"),
         ("autoawq", {"samples": 0}, "--samples 64"),
