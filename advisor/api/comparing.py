@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack, cast
 
 import msgspec
 
 from advisor.api import planning
 from advisor.api.context import DEFAULT_MODEL, load_settings
-from advisor.api.options import PlanOptions, checked
+from advisor.api.options import RECIPE_KEYS, PlanOptions, checked
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event, Reporter, safely
 from advisor.facts.base import dumps_any, loads
@@ -81,7 +81,7 @@ def compare(
         wanted = options.get("method"), options.get("format")
         if (wanted[0] not in (None, method)) or (fmt is not None and wanted[1] not in (None, fmt)):
             continue
-        asked: PlanOptions = {**options, "method": method, "format": fmt or wanted[1]}
+        asked: PlanOptions = {**_taken(options, method), "method": method, "format": fmt or wanted[1]}
         try:
             report = planning.recommend(ref, settings=s, top=1, **asked)
         except AdvisorError as e:
@@ -107,6 +107,18 @@ def compare(
             elif plan is not None:
                 rows[i] = msgspec.structs.replace(rows[i], because=f"not measured: needs {'; '.join(plan.needs)}")
     return Comparison(rows=tuple(rows), model=facts)
+
+
+def _taken(options: PlanOptions, method: str) -> PlanOptions:
+    """The options without those that only other methods of the table take; bits and group leave rows out instead."""
+    from advisor.backends.methods import CHOICES as METHODS
+
+    choice = METHODS.get(method)
+    takes = {"bits", "group_size", *(choice.options if choice is not None else ("samples",))}
+    if method == "fp8" and not options.get("static_activations"):
+        takes.discard("samples")
+    left = {k: v for k, v in options.items() if k not in RECIPE_KEYS or k in takes}
+    return cast("PlanOptions", left)
 
 
 def _planned(plan: Plan) -> Row:

@@ -62,6 +62,15 @@ def test_every_method_of_the_guide_has_a_row() -> None:
             assert row.measured is None
 
 
+def test_an_option_of_one_method_leaves_the_rows_of_the_others() -> None:
+    plain = api.compare(MODEL)
+    found = api.compare(MODEL, samples=16, damp=0.02, smoothing=0.5, double_quant=False)
+    assert [(r.method, r.format, r.runtime) for r in found.rows] == [
+        (r.method, r.format, r.runtime) for r in plain.rows
+    ]
+    assert [r.plan_id is None for r in found.rows] == [r.plan_id is None for r in plain.rows]
+
+
 def test_a_row_that_fails_is_told_and_the_others_follow(runs: list[str]) -> None:
     found = rows(api.compare(MODEL, measure=True, method="gguf"))
     assert runs == ["q4_k_m", "q5_k_m", "q8_0"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from advisor.backends.base import ServeRequest
 from advisor.backends.registry import runtime
-from advisor.backends.vllm.options import by_hand, options
+from advisor.backends.vllm.options import by_hand, options, threading
 from advisor.errors import AdvisorError
 from advisor.facts.plan import Settings
 from advisor.facts.recipe import Recipe
@@ -63,7 +63,13 @@ def test_on_a_cpu() -> None:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": "6",
+        "VLLM_CPU_ATTN_SPLIT_KV": "0",
     }
+
+
+@pytest.mark.parametrize(("threads", "split"), [(1, "0"), (8, "0"), (9, None), (64, None)])
+def test_many_threads_share_the_cache_of_one_request(threads: int, split: str | None) -> None:
+    assert threading(Settings(context=4096, threads=threads)).get("VLLM_CPU_ATTN_SPLIT_KV") == split
 
 
 def test_on_two_devices() -> None:
