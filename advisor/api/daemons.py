@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from advisor.settings import Settings
 
 # A daemon on loopback answers within milliseconds; a recommendation must not wait for one that hangs.
-_PATIENCE_S: Final = 0.3
+_PATIENCE_S: Final = 1.0
 _REPLY_BYTES: Final = 4096
 
 
