@@ -80,6 +80,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     protocol.progress(0, layers, "layers", "starting torch and GPTQModel", force=True)
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
+    from gptqmodel.looper.checkpoint import CheckpointStopped
     from gptqmodel.looper.checkpoint_store import CheckpointConfig, CheckpointError
     from gptqmodel.quantization.config import FORMAT, METHOD
 
@@ -135,6 +136,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
                 calibration_data_min_length=quantizing.MIN_TOKENS,
                 checkpoint=keep,
             )
+        except CheckpointStopped as e:
+            raise protocol.Failed("interrupted", f"Stopped after a finished layer: {e}") from e
         except (CheckpointError, NotImplementedError):
             # Of other devices or threads, or damaged: what was kept does not fit this run, so that begins anew.
             if keep is None:
