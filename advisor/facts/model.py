@@ -75,6 +75,13 @@ class ModelFacts(Shape, frozen=True, kw_only=True):
     every ``sliding_pattern``-th layer attends to the full context. ``quantized_method`` and ``quantized_format``: of a
     checkpoint that is quantized already, in the contract's words, where its configuration tells. Widths are in
     elements, ``params`` in weights.
+
+    ``layer_kinds`` says what each layer keeps of the past, one word a layer: ``full`` (keys and values of the whole
+    context), ``window``, ``latent`` (compressed, MLA), ``recurrent`` (a state of fixed size), ``both`` (attention and a
+    recurrent state), ``none`` (nothing of its own); empty where ``sliding_pattern`` tells it all. ``widths``: what only
+    some architectures have, under the suffix of llama.cpp's metadata key (``attention.kv_lora_rank``,
+    ``ssm.conv_kernel``, ``leading_dense_block_count`` ...). ``vision_params``: weights of the parts for images (and
+    sound), which ``params`` does not count; ``None`` where there are none or they are unknown.
     """
 
     name: str
@@ -97,6 +104,9 @@ class ModelFacts(Shape, frozen=True, kw_only=True):
     qk_norm: bool = False
     mlp_bias: bool = False
     rope_factors: int = 0
+    layer_kinds: tuple[str, ...] = ()
+    widths: dict[str, int] = {}
+    vision_params: int | None = None
     experts: int = 0
     experts_used: int = 0
     expert_intermediate: int = 0
@@ -122,3 +132,8 @@ class ModelFacts(Shape, frozen=True, kw_only=True):
     def gqa(self) -> int:
         """Query heads per KV head."""
         return self.heads // self.kv_heads if self.kv_heads else 1
+
+    @property
+    def blocks(self) -> int:
+        """Layers as llama.cpp counts them when it offloads: with those past the last that predict further tokens."""
+        return self.layers + self.widths.get("nextn_predict_layers", 0)

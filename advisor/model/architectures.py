@@ -7,126 +7,45 @@ says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
 from advisor.facts.text import clean
-from advisor.model import quantized
+from advisor.model import families, quantized, vision
+from advisor.model.families import ALIASES, FAMILIES, Known
+from advisor.model.fields import CODE, MAX_CONTEXT, MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Fields
+from advisor.model.names import human
 from advisor.model.tensors import computed, count
 
-CODE: Final = "untrusted-model-config"
-
-
-class Known(NamedTuple):
-    """A ``model_type``: llama.cpp's architecture, and the defaults that its configuration class has."""
-
-    arch: str
-    tied: bool = False
-    attention_bias: bool = False
-    pattern: int | None = None  # every n-th layer has full attention, the others a window
-    window: int | None = None
-    head_dim: int | None = None
-
-
-MODEL_TYPES: Final[dict[str, Known]] = {
-    "llama": Known("llama"),
-    "mistral": Known("llama"),
-    "mixtral": Known("llama"),
-    "ministral3": Known("mistral3"),
-    "qwen2": Known("qwen2", attention_bias=True),
-    "qwen2_moe": Known("qwen2moe", attention_bias=True),
-    "qwen2_vl": Known("qwen2vl", attention_bias=True),
-    "qwen2_vl_text": Known("qwen2vl", attention_bias=True),
-    "qwen2_5_vl": Known("qwen2vl", attention_bias=True),
-    "qwen2_5_vl_text": Known("qwen2vl", attention_bias=True),
-    "qwen3": Known("qwen3", head_dim=128),
-    "qwen3_moe": Known("qwen3moe", head_dim=128),
-    "qwen3_vl_text": Known("qwen3vl", head_dim=128),
-    "qwen3_vl_moe_text": Known("qwen3vlmoe", head_dim=128),
-    "gemma": Known("gemma", tied=True, head_dim=256),
-    "gemma2": Known("gemma2", tied=True, pattern=2, window=4096, head_dim=256),
-    "gemma3_text": Known("gemma3", tied=True, pattern=6, window=4096, head_dim=256),
-    "phi3": Known("phi3"),
-    "granite": Known("granite"),
-    "smollm3": Known("smollm3", tied=True),
-    "internlm2": Known("internlm2"),
-    "olmo2": Known("olmo2"),
-    "olmo3": Known("olmo2", pattern=4, window=4096),
-    "stablelm": Known("stablelm"),
-    "gpt_oss": Known("gpt-oss", attention_bias=True, pattern=2, window=128, head_dim=64),
-}
-# Values that multimodal gemma-3 configurations leave out of text_config (transformers' Gemma3TextConfig).
-_GEMMA3_DEFAULTS: Final[dict[str, int]] = {
-    "vocab_size": 262_144,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "max_position_embeddings": 131_072,
-}
+_EXPERT_COUNT: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_EXPERTS_USED: Final = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "top_k_experts",
+    "moe_top_k",
+    "moe_topk",
+    "moe_k",
+    "top_k",
+)
+# Architectures whose converters write a table of rotary factors for Llama 3's scaling.
+_LLAMA3_ROPE: Final = ("llama", "llama4", "mistral3", "smollm3", "exaone", "exaone4", "exaone-moe", "apertus", "arcee")
+_SHARED_COUNT: Final = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert")
+# Sizes that some architectures give for each layer.
+_BY_LAYER: Final = (
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "num_query_heads",
+    "moe_intermediate_size",
+    "moe_topk",
+    "num_experts",
+    "num_local_experts",
+)
 _DTYPES: Final = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float": "f32", "half": "f16"}
-
-MAX_LAYERS: Final = 2_048
-MAX_WIDTH: Final = 1 << 20
-MAX_HEADS: Final = 8_192
-MAX_EXPERTS: Final = 65_536
-MAX_VOCAB: Final = 1 << 24
-MAX_CONTEXT: Final = 1 << 31
-
-
-class Fields:
-    """Checked access to a configuration object; error messages name the field and the value seen."""
-
-    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self.raw = raw
-        self.where = where
-
-    def fail(self, name: str, why: str) -> AdvisorError:
-        """The error to raise for a field."""
-        return AdvisorError(CODE, f"{self.where}: {name} {why}.", data={"field": name})
-
-    def whole(self, *names: str, low: int = 1, high: int) -> int | None:
-        """The first present of ``names`` as a whole number in range; ``None`` where all are absent or null."""
-        for name in names:
-            value = self.raw.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                kind = {str: "text", float: "a fraction", bool: "a truth value"}.get(type(value), type(value).__name__)
-                raise self.fail(
-                    name, f'is {kind} ("{clean(str(value), 40)}"), but must be a whole number from {low} to {high}'
-                )
-            if not low <= value <= high:
-                raise self.fail(name, f"is {clean(str(value), 40)}, but must be from {low} to {high}")
-            return value
-        return None
-
-    def need(self, *names: str, high: int) -> int:
-        """As ``whole``, but absence is an error too."""
-        value = self.whole(*names, high=high)
-        if value is None:
-            raise self.fail(names[0], f"is missing, but must be a whole number from 1 to {high}")
-        return value
-
-    def flag(self, name: str, default: bool) -> bool:
-        """A truth value."""
-        value = self.raw.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.fail(name, f'is "{clean(str(value), 40)}", but must be true or false')
-        return value
-
-    def text(self, name: str) -> str | None:
-        """A string, made safe to show."""
-        value = self.raw.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            raise self.fail(name, f'is "{clean(str(value), 40)}", but must be text')
-        return clean(value, 80)
 
 
 def text_part(config: Mapping[str, Any], where: str = "config.json") -> tuple[dict[str, Any], bool]:
@@ -148,20 +67,13 @@ def text_part(config: Mapping[str, Any], where: str = "config.json") -> tuple[di
     return merged, True
 
 
-def _rope(f: Fields) -> Mapping[str, Any]:
-    found = f.raw.get("rope_scaling") or f.raw.get("rope_parameters")
-    return found if isinstance(found, Mapping) else {}
-
-
 def _rope_factors(f: Fields, arch: str, head_dim: int) -> int:
-    rope = _rope(f)
+    rope = f.rope()
     kind = rope.get("rope_type") or rope.get("type")
-    if arch == "llama" and kind == "llama3":
+    if arch in _LLAMA3_ROPE and kind == "llama3":
         return head_dim // 2
-    if arch == "phi3" and kind in ("longrope", "su", "yarn"):
-        share = f.raw.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
-        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
-            raise f.fail("partial_rotary_factor", f'is "{clean(str(share), 40)}", but must be above 0 and at most 1')
+    if arch in ("phi3", "phimoe") and kind in ("longrope", "su", "yarn"):
+        share = f.share("partial_rotary_factor", f.share("partial_rotary_factor", 1.0, rope))
         return int(share * head_dim) // 2
     return 0
 
@@ -170,7 +82,8 @@ def _window(f: Fields, known: Known | None, context: int | None, notes: list[str
     window = f.whole("sliding_window", low=0, high=MAX_CONTEXT)
     if known and known.pattern:
         pattern = f.whole("sliding_window_pattern", "_sliding_window_pattern", high=MAX_LAYERS) or known.pattern
-        return (window or known.window), pattern
+        window = window or known.window
+        return (window, pattern) if window else (None, None)
     if window and window < (context or window) and f.raw.get("use_sliding_window") is not False:
         notes.append(
             f"the sliding window of {window} tokens is not used by llama.cpp for this architecture; "
@@ -180,27 +93,32 @@ def _window(f: Fields, known: Known | None, context: int | None, notes: list[str
 
 
 def _experts(f: Fields, known: Known | None, layers: int, intermediate: int, notes: list[str]) -> dict[str, int]:
-    experts = f.whole("num_local_experts", "num_experts", "n_routed_experts", low=0, high=MAX_EXPERTS) or 0
+    experts = f.whole(*_EXPERT_COUNT, low=0, high=MAX_EXPERTS) or 0
     if experts < 2:
         return {}
-    used = f.whole("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k", "top_k", high=experts)
+    used = f.whole(*_EXPERTS_USED, high=experts)
     if used is None:
         if known:
             f.need("num_experts_per_tok", high=experts)
         used = max(1, experts // 8)
         notes.append(f"low confidence: experts used for a token are not named; {used} of {experts} are assumed")
     width = f.whole("moe_intermediate_size", "expert_intermediate_size", high=MAX_WIDTH) or intermediate
-    shared = f.whole("shared_expert_intermediate_size", low=0, high=MAX_WIDTH)
+    shared = f.whole("shared_expert_intermediate_size", "shared_intermediate_size", low=0, high=MAX_WIDTH)
     if shared is None:
-        shared = (f.whole("n_shared_experts", low=0, high=MAX_EXPERTS) or 0) * width
-    dense = f.whole("first_k_dense_replace", low=0, high=layers) or 0
+        shared = (f.whole(*_SHARED_COUNT, low=0, high=MAX_EXPERTS) or 0) * width
+        if shared > MAX_WIDTH:
+            raise f.fail("n_shared_experts", f"makes shared experts {shared} wide, but {MAX_WIDTH} is the most")
+    dense = f.whole("first_k_dense_replace", "moe_layer_start_index", low=0, high=layers) or 0
+    kinds = f.raw.get("mlp_layer_types")
+    if isinstance(kinds, list) and kinds:
+        dense = next((i for i, k in enumerate(kinds[:layers]) if k != "dense"), min(len(kinds), layers))
     only = f.raw.get("mlp_only_layers")
     if isinstance(only, list) and only:
         if sorted(map(str, only)) == sorted(map(str, range(len(only)))) and len(only) <= layers:
             dense = len(only)
         else:
             notes.append("low confidence: dense layers lie between the layers with experts")
-    if (f.whole("decoder_sparse_step", high=MAX_LAYERS) or 1) > 1:
+    if (f.whole("decoder_sparse_step", "moe_layer_interval", high=MAX_LAYERS) or 1) > 1:
         notes.append("low confidence: only some layers have experts")
     return {
         "experts": experts,
@@ -211,12 +129,33 @@ def _experts(f: Fields, known: Known | None, layers: int, intermediate: int, not
     }
 
 
+def _flatten(part: dict[str, Any]) -> list[str]:
+    """Of values that an unknown architecture gives for each layer, the largest."""
+    differ = []
+    for key, value in part.items():
+        if key not in _BY_LAYER or not isinstance(value, list) or not 0 < len(value) <= MAX_LAYERS:
+            continue
+        if all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            part[key] = max(value)
+            differ.append(key)
+    return [f"low confidence: {', '.join(differ)} differ by layer; the largest is taken"] if differ else []
+
+
+def _stored(config: Mapping[str, Any], method: str) -> str:
+    """What natively quantized checkpoints leave as it is, or scale together."""
+    block = config.get("weight_block_size")
+    if isinstance(block, list) and len(block) == 2 and all(isinstance(b, int) and 0 < b <= MAX_WIDTH for b in block):
+        return f" in blocks of {block[0]} x {block[1]}"
+    return " (the experts; other weights are 16-bit)" if method == "mxfp4" else ""
+
+
 def _dtype(f: Fields, notes: list[str]) -> str | None:
     quantized = f.raw.get("quantization_config")
     if isinstance(quantized, Mapping):
         method = clean(str(quantized.get("quant_method", "unknown")), 40)
         bits = quantized.get("bits")
-        notes.append(f"already quantized: {method}" + (f", {bits} bits" if isinstance(bits, int) else ""))
+        detail = f", {bits} bits" if isinstance(bits, int) else _stored(quantized, method)
+        notes.append(f"already quantized: {method}{detail}")
         return method
     name = f.raw.get("torch_dtype") or f.raw.get("dtype")
     return _DTYPES.get(name.removeprefix("torch.")) if isinstance(name, str) else None
@@ -260,13 +199,22 @@ def from_config(
     part, other_parts = text_part(config, where)
     f = Fields(part, where)
     model_type = f.text("model_type") or ""
-    if model_type == "gemma3":
-        model_type = "gemma3_text"
-    known = MODEL_TYPES.get(model_type)
-    if model_type == "gemma3_text" and other_parts:
-        for key, default in _GEMMA3_DEFAULTS.items():
-            part.setdefault(key, default)
+    if config.get("model_type") == "mistral3" and model_type in ("mistral", "mistral3_text"):
+        model_type = "ministral3"  # what its converter makes of it
+    model_type = ALIASES.get(model_type, model_type)
+    known = FAMILIES.get(model_type)
     notes: list[str] = []
+    own_notes = tuple(extra.pop("notes", ()))
+    family = families.load(known.module) if known else None
+    if known and family:
+        part["model_type"] = model_type
+        for defaults in (known.defaults, known.nested if other_parts else {}):
+            for key, default in defaults.items():
+                if part.get(key) is None:
+                    part[key] = default
+        family.prepare(part)
+    else:
+        notes += _flatten(part)
     layers = f.need("num_hidden_layers", "n_layer", "n_layers", "num_layers", high=MAX_LAYERS)
     notes += _doubts(f, model_type, known, layers)
     hidden = f.need("hidden_size", "n_embd", "d_model", high=MAX_WIDTH)
@@ -293,15 +241,14 @@ def from_config(
         "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", high=MAX_CONTEXT
     )
     window, pattern = _window(f, known, context, notes)
-    bias_key = "use_qkv_bias" if model_type == "stablelm" else "attention_bias"
     experts = _experts(f, known, layers, intermediate, notes)
     arch = known.arch if known else clean(model_type.replace("_", "") or "unknown", 40)
     dtype = _dtype(f, notes)
     packed = quantized.read(f.raw.get("quantization_config"))
+    seen = vision.params(Fields(config, where), hidden) if other_parts else None
     if other_parts:
-        notes.append("only the language part is counted; parts for images or sound come on top")
-    low = any(n.startswith("low confidence") for n in notes)
-    notes += list(extra.pop("notes", ()))
+        size = f" ({human(seen)} weights for images)" if seen else ""
+        notes.append(f"weights are counted of the language part; parts for images or sound come on top{size}")
     facts = ModelFacts(
         name=clean(name),
         ref=clean(ref),
@@ -317,8 +264,7 @@ def from_config(
         vocab=f.need("vocab_size", high=MAX_VOCAB),
         context_max=context,
         tie_embeddings=f.flag("tie_word_embeddings", known.tied if known else False),
-        attention_bias=f.flag(bias_key, known.attention_bias if known else False),
-        qk_norm=arch.startswith(("qwen3", "gemma3", "olmo2")),
+        attention_bias=f.flag(known.bias_key, known.attention_bias) if known else f.flag("attention_bias", False),
         mlp_bias=f.flag("mlp_bias", False),
         rope_factors=_rope_factors(f, arch, head_dim),
         sliding_window=window,
@@ -328,10 +274,15 @@ def from_config(
         weights_dtype=dtype,
         quantized_method=packed.method,
         quantized_format=packed.format,
-        confidence="low" if low else "derived",
-        notes=tuple(notes),
+        vision_params=seen,
         **extra,
     )
     facts = msgspec.structs.replace(facts, **experts)
-    params, active = count(computed(facts), facts.experts, facts.experts_used)
+    changes = family.read(f, facts) if family else {}
+    notes += changes.pop("notes", ())
+    low = any(n.startswith("low confidence") for n in notes)
+    facts = msgspec.structs.replace(
+        facts, notes=(*notes, *own_notes), confidence="low" if low else "derived", **changes
+    )
+    params, active = count(computed(facts), facts.experts, facts.experts_used, layers)
     return msgspec.structs.replace(facts, params=params, active_params=active)

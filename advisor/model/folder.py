@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -31,19 +31,27 @@ SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 # Parts of multimodal models that the language model does without.
 _OTHER_PARTS: Final = re.compile(
-    r"^(?:model\.)?(?:vision|visual|audio|multi_modal_projector|mm_|embed_vision|embed_audio|vision_tower)"
+    r"^(?:model\.)?(?:vision|visual|audio|multi_modal_projector|mm_|embed_vision|embed_audio|connector\.|aligner\.)"
 )
+# Layers that only predict further tokens: by their own name, or past the last layer with parts of their own.
+_AHEAD: Final = re.compile(r"(?:^|\.)mtp(?:_|\.)")
+_LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d{1,6})\.")
+_AHEAD_PART: Final = re.compile(r"(?:^|\.)layers\.(\d{1,6})\.(?:eh_proj|enorm|hnorm|shared_head)\b")
 _PACKED: Final = re.compile(r"(?:qweight|qzeros|scales|g_idx|weight_packed|weight_scale|_blocks|_scales|absmax|quant_)")
 _CLOSE: Final = 0.005
 
 
 class Weights(NamedTuple):
-    """What the safetensors headers say: bytes on disk, tensors of the language model, the type of most of them."""
+    """What the safetensors headers say: bytes on disk, tensors of the language model, the type of most of them.
+
+    ``others``: elements of the parts for images and sound.
+    """
 
     file_bytes: int
     tensors: dict[str, SafeTensor]
     dtype: str | None
     packed: bool
+    others: int = 0
 
 
 def _listing(folder: Path) -> list[str]:
@@ -197,12 +205,28 @@ def read_weights(
     packed = any(_PACKED.search(n.rsplit(".", 1)[-1]) for n in tensors)
     language = {n: t for n, t in tensors.items() if not _OTHER_PARTS.match(n)}
     dtype = max(sorted(by_dtype), key=by_dtype.__getitem__).lower() if by_dtype else None
-    return Weights(total, language, dtype, packed)
+    others = sum(t.elements for n, t in tensors.items() if n not in language)
+    return Weights(total, language, dtype, packed, others)
+
+
+def _predicting(names: Iterable[str]) -> frozenset[str]:
+    """Numbers of the layers that only predict further tokens; published sizes leave those out."""
+    return frozenset(found[1] for n in names if (found := _AHEAD_PART.search(n)))
+
+
+def _ahead(name: str, predicting: frozenset[str]) -> bool:
+    layer = _LAYER.search(name)
+    return bool(_AHEAD.search(name)) or (layer is not None and layer[1] in predicting)
 
 
 def _with_weights(facts: ModelFacts, weights: Weights) -> ModelFacts:
     """Hold the configuration against the headers; the headers win where the two disagree."""
-    held = sum(t.elements for n, t in weights.tensors.items() if not (facts.tie_embeddings and n == "lm_head.weight"))
+    predicting = _predicting(weights.tensors)
+    held = sum(
+        t.elements
+        for n, t in weights.tensors.items()
+        if not (facts.tie_embeddings and n == "lm_head.weight") and not _ahead(n, predicting)
+    )
     notes = list(facts.notes)
     changes: dict[str, Any] = {"weights_format": "safetensors", "weights_bytes": weights.file_bytes}
     quantized = weights.packed or any(n.startswith("already quantized") for n in notes)
@@ -211,6 +235,8 @@ def _with_weights(facts: ModelFacts, weights: Weights) -> ModelFacts:
             notes.append("already quantized: the tensors are packed")
     elif held:
         changes["weights_dtype"] = weights.dtype
+        if weights.others:
+            changes["vision_params"] = weights.others
         close = abs(facts.params - held) <= _CLOSE * held
         if not close and facts.confidence != "low":
             notes.append(

@@ -13,16 +13,17 @@ import msgspec
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.text import clean
-from advisor.model.architectures import MAX_CONTEXT, MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
+from advisor.model import gguf_layers
+from advisor.model.families import ARCHITECTURES
+from advisor.model.fields import MAX_CONTEXT, MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
 from advisor.model.gguf import GgufHeader, Skipped, read_header
 from advisor.model.names import size_mismatch
-from advisor.model.tensors import FAMILIES, count, is_table, spec
+from advisor.model.tensors import count, is_table, spec
 
 CODE: Final = "untrusted-model-header"
 MAX_PARTS: Final = 1_000
 _PART: Final = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
-# Window patterns that llama.cpp takes where the file names none.
-_PATTERNS: Final = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "olmo2": 4}
+_EXAONE_WINDOWED: Final = 64  # layers of the one EXAONE 4.0 that llama.cpp gives windows
 # general.file_type, as llama.cpp numbers them.
 FILE_TYPES: Final = {
     1: "f16",
@@ -176,19 +177,14 @@ class _Meta:
         return value
 
 
-def _window(meta: _Meta, arch: str) -> tuple[int | None, int | None]:
-    if arch not in _PATTERNS:
+def _window(meta: _Meta, arch: str, layers: int) -> tuple[int | None, int | None]:
+    if arch not in gguf_layers.PATTERNS or (arch == "exaone4" and layers != _EXAONE_WINDOWED):
         return None, None
     window = meta.whole("attention.sliding_window", MAX_CONTEXT)
-    if not window and arch != "gemma2":
-        return None, None
-    pattern = _PATTERNS[arch]
-    named = meta.header.metadata.get(f"{arch}.attention.sliding_window_pattern")
-    if isinstance(named, int) and not isinstance(named, bool) and 0 < named <= MAX_LAYERS:
-        pattern = named
-    elif isinstance(named, tuple) and not all(named):
-        pattern = next(i for i, windowed in enumerate(named) if not windowed) + 1
-    return window or 4096, pattern
+    if arch == "llama4" and window != 0:
+        window = None  # of its own length, whatever the file says
+    window = window or (gguf_layers.WINDOWS.get(arch) if window is None else None)
+    return (window, gguf_layers.pattern(meta.header.metadata, arch)) if window else (None, None)
 
 
 def facts(
@@ -217,7 +213,9 @@ def facts(
         raise AdvisorError("missing-part", f"{name} holds no tensors: it is a vocabulary or a header only.")
     meta = _Meta(name, header, arch)
     by_name = {t.name: t for t in loaded.tensors}
-    layers = meta.need("block_count", MAX_LAYERS)
+    blocks = meta.need("block_count", MAX_LAYERS)
+    ahead = meta.whole("nextn_predict_layers", MAX_LAYERS) or 0
+    layers = blocks - ahead if ahead < blocks else blocks
     hidden = meta.need("embedding_length", MAX_WIDTH)
     heads = meta.whole("attention.head_count", MAX_HEADS) or 0
     kv_heads = meta.whole("attention.head_count_kv", MAX_HEADS)
@@ -225,19 +223,19 @@ def facts(
     experts = meta.whole("expert_count", MAX_EXPERTS) or 0
     used = meta.whole("expert_used_count", MAX_EXPERTS) or 0
     intermediate = meta.whole("feed_forward_length", MAX_WIDTH) or 0
-    window, pattern = _window(meta, arch)
+    window, pattern = _window(meta, arch, layers)
     embedding = by_name.get("token_embd.weight")
     vocab = header.length("tokenizer.ggml.tokens") or meta.whole("vocab_size", MAX_VOCAB) or 0
     if embedding is not None and len(embedding.shape) == 2:
         vocab = embedding.shape[0]
-    out_of_range = [t.name for t in loaded.tensors if t.layer is not None and t.layer >= layers]
+    out_of_range = [t.name for t in loaded.tensors if t.layer is not None and t.layer >= blocks]
     if out_of_range:
-        raise AdvisorError(CODE, f'{name} has {layers} layers, but a tensor "{clean(out_of_range[0], 80)}".')
-    params, active = count(loaded.tensors, experts, used)
+        raise AdvisorError(CODE, f'{name} has {blocks} layers, but a tensor "{clean(out_of_range[0], 80)}".')
+    params, active = count(loaded.tensors, experts, used, layers)
     notes = []
-    if arch not in FAMILIES:
+    if arch not in ARCHITECTURES:
         notes.append(f"low confidence: unknown architecture {clean(arch, 40)}; sizes of tensors are exact")
-    if meta.differs:
+    if meta.differs and ARCHITECTURES.get(arch, "decoder") == "decoder":
         notes.append(f"low confidence: {', '.join(meta.differs)} differ by layer; the largest is taken")
     shown = clean(header.text("general.name") or path.stem, 120)
     if note := size_mismatch((shown, path.name), params):
@@ -270,6 +268,8 @@ def facts(
         dense_layers=_dense_layers(loaded.tensors) if experts else 0,
         sliding_window=window,
         sliding_pattern=pattern,
+        layer_kinds=gguf_layers.kinds(header.metadata, arch, layers, loaded.tensors, (window, pattern)),
+        widths=gguf_layers.widths(header.metadata, arch),
         params=params,
         active_params=active,
         weights_format="gguf",

@@ -1,4 +1,4 @@
-"""What a name says about a model's size, held against what its tensors say."""
+"""Names of models: how they are compared, and what they say about a size, held against what the tensors say."""
 
 from __future__ import annotations
 
@@ -13,6 +13,38 @@ _SIZE: Final = re.compile(
 _UNITS: Final = {"b": 1e9, "m": 1e6}
 # "8x7B" shares attention, so its sum is below 56e9; "7B" names models of 6.2e9 to 8.5e9.
 _LOW, _HIGH = 0.6, 1.6
+_SEPARATORS: Final = re.compile(r"[\s_:-]+")
+_BEFORE_DIGIT: Final = re.compile(r"(?<=[a-z])-(?=\d)")
+# How files and repositories of packed weights are called: "-GGUF", "-AWQ", ":q4_K_M", "-bnb-4bit", "-MLX-8bit".
+_PACKING: Final = re.compile(
+    r"[-_:](?:gguf|awq|gptq|nvfp4|mxfp4|fp8|w8a8|w4a16|mlx|bnb|exl2|exl3|int[48]|[48]bit|bf16|fp16|f16"
+    r"|(?:ud-)?i?q\d(?:_[a-z0-9]+)*)(?:[-_](?:dynamic|\d+bit|int\d|g\d+))*$",
+    re.IGNORECASE,
+)
+
+
+def key(name: str) -> str:
+    """A name as it is compared: without case; ``_``, ``:``, blanks and ``-`` are the same, and a hyphen between a
+    letter and a digit may be left out. A hub id (``org/name``) and ``pypi:PACKAGE`` have to be exact but for case.
+    """
+    word = name.strip().lower()
+    if "/" in word or word.startswith("pypi:"):
+        return word
+    return _BEFORE_DIGIT.sub("", _SEPARATORS.sub("-", word).strip("-"))
+
+
+def begins(word: str, start: str) -> bool:
+    """Whether the key ``start`` is the beginning of the key ``word``, cut where a part of the name ends."""
+    if not start or not word.startswith(start) or len(word) <= len(start):
+        return False
+    return word[len(start)] == "-" or (start[-1].isalpha() and word[len(start)].isdigit())
+
+
+def without_packing(name: str) -> str:
+    """A name without what says how its weights are packed: ``llama3.1:8b-q4_K_M`` is ``llama3.1:8b``."""
+    while (shorter := _PACKING.sub("", name)) != name and shorter:
+        name = shorter
+    return name
 
 
 def named_size(name: str) -> float | None:
@@ -34,4 +66,4 @@ def size_mismatch(names: Iterable[str], params: int) -> str | None:
 
 def human(params: float) -> str:
     """``8.03B``, ``135M``: a number of weights, for messages."""
-    return f"{params / 1e9:.3g}B" if params >= 1e9 else f"{params / 1e6:.3g}M"
+    return f"{params / 1e9:.3g}B" if params >= 999.5e6 else f"{params / 1e6:.3g}M"

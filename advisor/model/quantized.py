@@ -21,7 +21,7 @@ _SIMPLE = re.compile(r"(?:[\w.\\^$*-]|\[\^\.\]){1,200}")
 
 
 def read(config: object) -> Quantized:
-    """Read ``quantization_config`` of AutoAWQ, GPTQModel, compressed-tensors, bitsandbytes and FP8 checkpoints.
+    """Read ``quantization_config`` of AutoAWQ, GPTQModel, compressed-tensors, bitsandbytes, ModelOpt and FP8.
 
     compressed-tensors does not say which algorithm chose the codes: grouped 4-bit weights with zero points count as
     AWQ, with an activation order as GPTQ, else as rounded.
@@ -39,6 +39,9 @@ def read(config: object) -> Quantized:
         return Quantized("fp8", "fp8")
     if method == "mxfp4":
         return Quantized(method, method)
+    if method == "modelopt":
+        algorithm = str(config.get("quant_algo", "")).lower()
+        return Quantized(algorithm, algorithm) if algorithm in ("fp8", "nvfp4") else _NOTHING
     if method == "compressed-tensors":
         return _compressed(config)
     return _NOTHING

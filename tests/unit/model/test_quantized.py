@@ -36,6 +36,9 @@ INT4 = {"num_bits": 4, "type": "int", "group_size": 64, "symmetric": True}
         (compressed({"num_bits": 8, "type": "float"}, {"num_bits": 8}), ("fp8", "fp8")),
         (compressed({"num_bits": 4, "type": "float", "group_size": 16}), ("nvfp4", "nvfp4")),
         (compressed({"num_bits": 4, "type": "float", "group_size": 32}), ("mxfp4", "mxfp4")),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, ("nvfp4", "nvfp4")),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, ("fp8", "fp8")),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, (None, None)),
         ({"quant_method": "quark"}, (None, None)),
     ],
 )

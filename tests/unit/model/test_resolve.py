@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from advisor.errors import AdvisorError
 from advisor.facts.base import from_json
 from advisor.facts.model import ModelFacts
+from advisor.model import bundled
 from advisor.model.resolve import resolve
 from tests.support.gguf_writer import llama_like
 
@@ -96,7 +97,8 @@ def test_hub_ids_that_are_not_bundled(tmp_path: Path) -> None:
     assert error.exit_code == 4
     assert "the hub may not be asked" in error.message
     assert error.hint == "advisor models list"
-    assert '"qwen/qwen3-8b"' in refused("Qwen/Qwen3-8b-X", "model-needs-download").message
+    assert any("config.json" in line and "--model-facts" in line for line in error.context)
+    assert '"Qwen/Qwen3-8B"' in refused("Qwen/Qwen3-8b-X", "model-needs-download").message
     here = tmp_path / "here"
     here.mkdir()
     (here / "config.json").write_bytes((FIXTURES / "llama-1b-config" / "config.json").read_bytes())
@@ -182,7 +184,78 @@ def test_paths_that_are_not_text(tmp_path: Path) -> None:
 
 
 def test_near_misses_are_suggested() -> None:
-    assert '"llama-3.1-8b"' in refused("lama-3.1-8b", "model-not-found").message
+    assert '. Did you mean "llama3.1-8b" or ' in refused("lama-3.1-8b", "model-not-found").message
+
+
+def test_a_model_that_is_too_new_says_what_to_do() -> None:
+    error = refused("brand-new-17-9b", "model-not-found")
+    assert "Did you mean" not in error.message
+    assert any(all(w in line for w in ("newer", "config.json", "--model-facts", "online")) for line in error.context)
+
+
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [
+        ("codestral", "mistralai/Codestral-22B-v0.1"),
+        ("llama3.3", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("qwen3-coder-480b", "Qwen/Qwen3-Coder-480B-A35B-Instruct"),
+        ("gemma3:27b", "google/gemma-3-27b-it"),
+        ("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B"),
+        ("Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B"),
+        ("deepseek-r1:14b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"),
+        ("smollm3", "HuggingFaceTB/SmolLM3-3B"),
+    ],
+)
+def test_names_that_people_type(ref: str, name: str) -> None:
+    assert resolve(ref).name == name
+
+
+@pytest.mark.parametrize(
+    ("ref", "some"),
+    [
+        ("qwen3", ("Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B")),
+        ("llama", ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct")),
+        ("gemma3", ("google/gemma-3-4b-it", "google/gemma-3-27b-it")),
+        ("deepseek-r1:8b", ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B")),
+    ],
+)
+def test_ambiguous_names_give_the_candidates(ref: str, some: tuple[str, ...]) -> None:
+    error = refused(ref, "model-ambiguous")
+    assert error.exit_code == 4
+    assert set(some) <= set(error.data["candidates"])
+    assert error.hint
+    assert resolve(error.hint.removeprefix("advisor models show ")).name in error.data["candidates"]
+    assert len(error.context) <= 13
+
+
+@pytest.mark.parametrize(
+    ("ref", "near"),
+    [
+        ("llama3.1:8b-instruct-q4_K_M", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("bartowski/Qwen3-8B-GGUF", "Qwen/Qwen3-8B"),
+        ("qwen3:32b-fp16", "Qwen/Qwen3-32B"),
+        ("someone/gemma-3-12b-it-bnb-4bit", "google/gemma-3-12b-it"),
+    ],
+)
+def test_names_of_packed_weights_lead_to_the_model(ref: str, near: str) -> None:
+    with pytest.raises(AdvisorError) as e:
+        resolve(ref)
+    assert f'Did you mean "{near}"?' in e.value.message
+
+
+WORDS = sorted(w for w in bundled.known_words() if len(w) >= 8 and ":" not in w)
+
+
+@given(st.sampled_from(WORDS), st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_name_with_one_letter_wrong_suggests_something(word: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(1, len(word) - 2))
+    wrong = word[:at] + word[at + 1 :] if data.draw(st.booleans()) else word[:at] + "j" + word[at:]
+    try:
+        assert resolve(wrong).name  # the name of another model, or another spelling of this
+    except AdvisorError as e:
+        assert e.code == "model-ambiguous" or "Did you mean" in e.message, wrong
 
 
 def test_overlay(tmp_path: Path) -> None:
