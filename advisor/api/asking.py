@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from advisor.api.making import Made
     from advisor.api.providing import Serving
     from advisor.backends.llama.binary import Binary
+    from advisor.execute.answers import Answers
     from advisor.execute.envs import Env
     from advisor.execute.offload import Offload
     from advisor.execute.steps import Steps
@@ -27,6 +28,25 @@ if TYPE_CHECKING:
     Ask = Callable[[RunSettings], Needs | None]
 
 _UNASKED = "the engine could not be asked; the formulas stand"
+
+
+def oracle(settings: Settings, *, ask: bool = False) -> Answers:
+    """What engines have said of models' memory, for ``recommend`` and ``estimate``; new questions only with ``ask``.
+
+    Raises:
+        AdvisorError: when it is asked: ``env-failed``, nobody is on this machine who could be.
+    """
+    from advisor.execute.answers import Answers, Engine
+
+    def find() -> tuple[Engine, ...]:
+        from advisor.execute import engines
+
+        found = engines.engines(settings)
+        if ask and not found:
+            raise engines.none_installed()
+        return found
+
+    return Answers(settings, find, may_ask=ask)
 
 
 def corrected(
@@ -61,7 +81,7 @@ def corrected(
 
     def run() -> Outcome[Plan]:
         if plan.settings.gpu_layers == 0:
-            new, detail = _on_host(settings, steps, plan, made.artifact, env)
+            new, detail = _on_host(settings, steps, plan, model, made.artifact, env, serving)
         elif not memory:
             return Outcome(plan, detail="it runs already, with the memory that it takes")
         else:
@@ -75,12 +95,24 @@ def corrected(
     return steps.do(Step("ask-engine", run))
 
 
-def _on_host(settings: Settings, steps: Steps, plan: Plan, artifact: Path, env: Env) -> tuple[Plan, str]:
-    """The plan corrected by a dry load on the CPU, and what came of it in words."""
+def _on_host(
+    settings: Settings, steps: Steps, plan: Plan, model: ModelFacts, artifact: Path, env: Env, serving: Serving
+) -> tuple[Plan, str]:
+    """The plan corrected by a dry load on the CPU, and what came of it in words; the answer is kept for other plans.
+
+    The library of the environment says more than the tool of a program, which is asked where the library does not know
+    the model.
+    """
+    from advisor.execute import engines
     from advisor.execute.oracle import DryLoad
     from advisor.planner.correction import corrected
 
-    answer = DryLoad(env, settings.paths.logs / "steps" / "dryload.log", steps.cancel).file(artifact, plan.settings)
+    logs = settings.paths.logs / "steps"
+    answer = DryLoad(env, logs / "dryload.log", steps.cancel).file(artifact, plan.settings)
+    if answer is not None:
+        oracle(settings).keep(engines.library_name(env.digest), model, plan.format, plan.settings, answer)
+    elif serving.binary is not None and not serving.binary.devices:
+        answer = engines.FitTool(serving.binary, logs / "fit.log", steps.cancel).file(artifact, model, plan.settings)
     if answer is None:
         return plan, _UNASKED
     new = corrected(plan, answer)

@@ -59,15 +59,17 @@ class Node:
 class Holes:
     """Free memory as ggml keeps it: holes by address, the last one without end; ``top`` is the most ever used."""
 
-    def __init__(self) -> None:
+    def __init__(self, alignment: int = _ALIGNMENT) -> None:
         self.free: list[list[int]] = [[0, _ENDLESS]]
         self.top = 0
+        self.alignment = alignment
 
     def take(self, size: int) -> int:
-        """The address of ``size`` bytes in the smallest hole that holds them, the endless one last."""
-        size = -(-size // _ALIGNMENT) * _ALIGNMENT
+        """The address of ``size`` bytes in the smallest hole that holds them, the last of equal ones; the endless one
+        only where no other does."""
+        size = -(-size // self.alignment) * self.alignment
         fitting = [hole for hole in self.free[:-1] if hole[1] >= size]
-        hole = min(fitting, key=lambda h: h[1]) if fitting else self.free[-1]
+        hole = min(reversed(fitting), key=lambda h: h[1]) if fitting else self.free[-1]
         address = hole[0]
         hole[0] += size
         hole[1] -= size
@@ -78,7 +80,7 @@ class Holes:
 
     def give(self, address: int, size: int) -> None:
         """Take back what ``take`` gave."""
-        size = -(-size // _ALIGNMENT) * _ALIGNMENT
+        size = -(-size // self.alignment) * self.alignment
         for i, hole in enumerate(self.free):
             if hole[0] + hole[1] == address:
                 hole[1] += size

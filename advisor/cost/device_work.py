@@ -149,7 +149,8 @@ def host_inputs(model: ModelFacts, settings: Settings, room: Cells, *, busy: boo
     """
     rows = min(settings.ubatch, room.sequence)
     masks = room.full * room.streams
-    if model.sliding_window and model.sliding_pattern is not None and model.sliding_pattern != 1:
+    patterned = model.sliding_pattern is not None and model.sliding_pattern != 1
+    if model.sliding_window and (patterned or "window" in model.layer_kinds):
         masks += room.window * room.streams
     stored = 2 * model.kv_heads * model.head_dim - model.hidden if busy else 0
     base = 4 * rows * (2 * model.hidden + max(stored, 0)) + (12 << 10)

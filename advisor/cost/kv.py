@@ -61,54 +61,96 @@ def cells(model: ModelFacts, settings: Settings, *, unified: bool = False) -> Ce
 
 
 def _is_window(model: ModelFacts, layer: int) -> bool:
-    if not model.sliding_window or model.sliding_pattern is None:
+    if not model.sliding_window:
+        return False
+    if len(model.layer_kinds) > layer:
+        return model.layer_kinds[layer] == "window"
+    if model.sliding_pattern is None:
         return False
     pattern = model.sliding_pattern
     return pattern == 0 or layer % pattern < pattern - 1
 
 
-_LAYERS: Final[dict[tuple[object, ...], tuple[object, tuple[KvLayer, ...], tuple[StateLayer, ...]]]] = {}
+Block = dict[str, TensorSpec]
+_Kept = tuple[object, tuple[KvLayer, ...], tuple[StateLayer, ...], dict[int, Block]]
+_LAYERS: Final[dict[tuple[object, ...], _Kept]] = {}
 
 
 def layers(model: ModelFacts, tensors: tuple[TensorSpec, ...]) -> tuple[tuple[KvLayer, ...], tuple[StateLayer, ...]]:
-    """Cached layers and recurrent layers, read from the shapes of the model's tensors.
+    """Cached layers and recurrent layers, read from the shapes of the model's tensors and the kinds of its layers.
 
     Without tensors every layer has the heads that the model facts name.
     """
-    key = (id(tensors), model.ref, model.layers, model.kv_heads, model.head_dim, model.sliding_pattern)
+    _, cached, state, _ = _read(model, tensors)
+    return cached, state
+
+
+def blocks(model: ModelFacts, tensors: tuple[TensorSpec, ...]) -> dict[int, Block]:
+    """The tensors of each layer under their names within it; blocks for multi-token prediction are left out."""
+    return _read(model, tensors)[3]
+
+
+def _read(model: ModelFacts, tensors: tuple[TensorSpec, ...]) -> _Kept:
+    facts = (model.ref, model.layers, model.heads, model.kv_heads, model.head_dim)
+    key = (id(tensors), facts, model.sliding_window, model.sliding_pattern, model.layer_kinds)
     found = _LAYERS.get(key)
     if found is not None and found[0] is tensors:
-        return found[1], found[2]
+        return found
     extra = speculative_layers(tensors)
-    blocks: dict[int, dict[str, TensorSpec]] = {}
+    grouped: dict[int, Block] = {}
     for t in tensors:
         if t.layer is not None and t.layer not in extra:
-            blocks.setdefault(t.layer, {})[t.name.split(".", 2)[2]] = t
-    width = model.kv_heads * model.head_dim
-    if not blocks:
-        blocks = {i: {} for i in range(model.layers)}
+            grouped.setdefault(t.layer, {})[t.name.split(".", 2)[2]] = t
     cached: list[KvLayer] = []
     state: list[StateLayer] = []
-    for i, block in sorted(blocks.items()):
-        recurrent = _state(model, i, block)
+    for i, block in sorted(grouped.items()) or ((i, {}) for i in range(model.layers)):
+        kind = model.layer_kinds[i] if len(model.layer_kinds) > i else ""
+        recurrent = _state(model, i, block) if kind in ("", "recurrent", "both") else None
         if recurrent:
             state.append(recurrent)
-        if (latent := block.get("attn_kv_a_mqa.weight")) is not None:
-            cached.append(KvLayer(i, latent.shape[0], 0, False))
-        elif (keys := block.get("attn_k.weight")) is not None:
-            values = block.get("attn_v.weight", keys)
-            cached.append(KvLayer(i, keys.shape[0], values.shape[0], _is_window(model, i)))
-        elif (not recurrent and width) and ("attn_qkv.weight" in block or not block):
-            cached.append(KvLayer(i, width, width, _is_window(model, i)))
+        widths = None if kind in ("recurrent", "none") else _cached(model, block, recurrent is not None)
+        if widths is not None:
+            cached.append(KvLayer(i, *widths, _is_window(model, i)))
     if len(_LAYERS) > 256:
         _LAYERS.clear()
-    _LAYERS[key] = (tensors, tuple(cached), tuple(state))
-    return tuple(cached), tuple(state)
+    built = (tensors, tuple(cached), tuple(state), grouped)
+    _LAYERS[key] = built  # another thread may clear it at once
+    return built
 
 
-def _state(model: ModelFacts, layer: int, block: dict[str, TensorSpec]) -> StateLayer | None:
+def _cached(model: ModelFacts, block: Block, recurrent: bool) -> tuple[int, int] | None:
+    """Widths of keys and values of one layer's cache; ``None`` where it has none."""
+    width = model.kv_heads * model.head_dim
+    if (latent := block.get("attn_kv_a_mqa.weight")) is not None:
+        whole, queries = block.get("attn_kv_b.weight"), block.get("attn_q_b.weight") or block.get("attn_q.weight")
+        if whole is None or queries is None or "attn_k_b.weight" in block:
+            index = block.get("indexer.attn_k.weight")  # sparse attention keeps the keys of its indexer, too
+            return latent.shape[0] + (index.shape[0] if index is not None else 0), 0
+        # Files that keep the decompression in one matrix are served with keys and values of every head.
+        plain = queries.shape[0] - model.heads * (latent.shape[0] - whole.width)
+        return queries.shape[0], max(whole.shape[0] - plain, 0)
+    if "ssm_conv1d_q.weight" in block:
+        return None
+    if (keys := block.get("attn_k.weight")) is not None:
+        values = block.get("attn_v.weight", keys)
+        return keys.shape[0], values.shape[0]
+    if recurrent:
+        return None
+    if (fused := block.get("attn_qkv.weight")) is not None:
+        out = block.get("attn_output.weight")
+        rest = fused.shape[0] - out.width if out is not None else 0
+        return (rest // 2, rest // 2) if rest > 0 else (width, width)
+    return (width, width) if width and not block else None
+
+
+def _state(model: ModelFacts, layer: int, block: Block) -> StateLayer | None:
+    """The recurrent state, as llama.cpp's ``n_embd_r`` and ``n_embd_s`` have it."""
     if (short := block.get("shortconv.conv.weight")) is not None:
         return StateLayer(layer, short.shape[0] * (short.width - 1), 0, True)
+    if (first := block.get("ssm_conv1d_q.weight")) is not None:
+        inner = first.elements // first.width
+        head = block["ssm_f_a.weight"].shape[0] if "ssm_f_a.weight" in block else 128
+        return StateLayer(layer, 3 * (first.width - 1) * inner, inner * head, "ssm_f_a.weight" in block)
     conv = block.get("ssm_conv1d.weight")
     if conv is None:
         return None
@@ -121,9 +163,9 @@ def _state(model: ModelFacts, layer: int, block: dict[str, TensorSpec]) -> State
     if "ssm_beta_alpha.weight" in block or "ssm_ba.weight" in block or "ssm_alpha.weight" in block:
         head = norm.elements if norm is not None else 128  # gated delta net: key and value heads of one size
         return StateLayer(layer, rolled, inner * head, norm is not None)
-    groups = norm.shape[0] if norm is not None and len(norm.shape) == 2 else 1
-    per_group = max(channels - inner, 0) // (2 * groups)
-    return StateLayer(layer, rolled, per_group * inner, out is not None and norm is not None)
+    groups = norm.shape[0] if norm is not None and len(norm.shape) == 2 else model.widths.get("ssm.group_count", 0)
+    per_group = max(channels - inner, 0) // (2 * (groups or 1))
+    return StateLayer(layer, rolled, per_group * inner, out is not None and groups > 0)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from advisor.cost import repack
 from advisor.cost.compute import work_buffer
 from advisor.cost.device_work import device_work, habits, host_inputs
 from advisor.cost.gguf_file import EMBEDDING, WeightMap, weight_map
+from advisor.cost.host_caches import NOTHING, Kept, kept_bytes
 from advisor.cost.kv import SOURCE as KV_SOURCE
 from advisor.cost.kv import cache_by_layer, cells, layers, state_by_layer
 from advisor.cost.placement import HOST, Placement, device_of, place
@@ -18,8 +19,9 @@ from advisor.facts.protocols import EngineOracle
 from advisor.facts.quantity import Quantity, exact, total
 
 MIB: Final = 1 << 20
+_DRY: Final = "the engine's own dry load"
 # provider -> resident bytes without any model: what the process and its libraries take
-_PROCESS: Final = {"wheel": 50 * MIB, "build": 38 * MIB, "path": 38 * MIB, "binding": 76 * MIB}
+_PROCESS: Final = {"wheel": 43 * MIB, "build": 20 * MIB, "path": 20 * MIB, "binding": 76 * MIB}
 _PROCESS_SOURCE: Final = {
     "wheel": "resident size of xllamacpp's server in a Python process, less its buffers, for five vocabularies",
     "build": "resident size of llama-server less its buffers",
@@ -27,7 +29,13 @@ _PROCESS_SOURCE: Final = {
     "binding": "measured: resident size of llama-cpp-python's server less its buffers, for five vocabularies",
 }
 _MEASURED: Final = ("wheel", "binding")
-_TOKEN: Final = 180  # bytes of tables a vocabulary entry; a second merge a token takes as much again
+# Bytes of tables an entry of the vocabulary takes, and the rule by which it was merged. Llama 3 has two rules an entry,
+# the vocabularies of Gemma have none.
+_TOKEN: Final = 210
+_MERGE: Final = 200
+_TWO_MERGES: Final = range(128_000, 129_000)
+_HEAP: Final = 12 * MIB  # of a freed buffer that the C library keeps
+_CANDIDATE: Final = 12  # bytes of a word that a slot may choose (``llama_token_data``)
 _CONTEXTS: Final = {  # driver context and pools of one process on a device: value, low, high
     "nvidia": (420 * MIB, 150 * MIB, 900 * MIB),
     "amd": (350 * MIB, 100 * MIB, 900 * MIB),
@@ -100,6 +108,7 @@ def memory(
     build_isa: tuple[str, ...] | None = None,
     unified: bool = False,
     engine: EngineOracle | None = None,
+    kept: Kept = NOTHING,
 ) -> Memory:
     """Bytes that a llama.cpp server of ``model`` in ``fmt`` takes, by purpose and by device.
 
@@ -117,7 +126,8 @@ def memory(
         build_isa: features the program was compiled for; by default those of prebuilt packages for ``wheel``, and the
             CPU's own for the others.
         unified: one cache for all slots.
-        engine: asked for cache and work buffer where it is there.
+        engine: asked for cache, state and buffers where it is there.
+        kept: prompts and checkpoints that the server keeps on the host; nothing where advisor starts it.
 
     Raises:
         AdvisorError: ``bad-option`` for an unknown file type.
@@ -137,9 +147,17 @@ def memory(
     work = work_buffer(model, tensors, settings, room)
     asked = engine(model, fmt, settings) if engine is not None else None
     if asked is not None:
-        work = exact(asked.compute_bytes, "bytes", "the engine's own dry load", "engine")
-    output = 4 * model.vocab * max(settings.parallel, 1)
-    process = overhead(model, provider)
+        work = exact(asked.compute_bytes, "bytes", _DRY, "engine")
+    output = _bytes(4 * model.vocab * max(settings.parallel, 1), "vocabulary * 4 bytes a slot")
+    if asked is not None:
+        output = exact(asked.output_bytes, "bytes", _DRY, "engine")
+    process = overhead(model, provider, slots=settings.parallel, rows=min(settings.ubatch, room.sequence))
+    if not mapped:
+        process = total([process, _left(weights, types)], process.source)
+    if kept != NOTHING:
+        more = kept_bytes(model, tensors, settings, kept)
+        process = total([process, more], f"{process.source}; {more.source}")
+    main = gpus[0] if gpus else HOST
     parts: dict[str, dict[str, Quantity]] = {}
     for key in dict.fromkeys((HOST, *gpus)):
         one: dict[str, Quantity] = {
@@ -147,12 +165,12 @@ def memory(
             "kv": _bytes(sums.of(key, "kv"), KV_SOURCE),
             "state": _state(model, tensors, sums.of(key, "state")),
         }
-        if asked is not None and sums.all("kv"):
-            share = asked.kv_cache_bytes * sums.of(key, "kv") // sums.all("kv")
-            one["kv"] = exact(share, "bytes", "the engine's own dry load", "engine")
+        if asked is not None:
+            one["kv"] = _told(asked.kv_cache_bytes, sums, key, "kv", first=key == main)
+            one["state"] = _told(asked.state_bytes, sums, key, "state", first=key == main)
         busy = key in at.layers or key == at.output
         if key == HOST:
-            one["output"] = _bytes(output, "vocabulary * 4 bytes a slot")
+            one["output"] = output
             one["repack"] = _bytes(copied, "types that ggml repacks for this CPU")
             one["overhead"] = process
             one["compute"] = host_inputs(model, settings, room, busy=busy) if gpus else work
@@ -173,15 +191,23 @@ def memory(
     return Memory(
         weights=over("weights", "tensors that are loaded, as stored"),
         kv_cache=over("kv", parts[HOST]["kv"].source),
-        state=over("state", "recurrent layers of the model"),
+        state=over("state", parts[HOST]["state"].source),
         compute=over("compute", work.source),
-        output=over("output", "vocabulary * 4 bytes a slot"),
+        output=over("output", output.source),
         repack=over("repack", parts[HOST]["repack"].source),
         overhead=over("overhead", process.source),
         total=total(list(by_device.values()), "sum of its parts"),
         reserved=None,
         by_device=by_device,
     )
+
+
+def _told(size: int, sums: _Sums, key: str, what: str, *, first: bool) -> Quantity:
+    """The device's part of what the engine named for all of them: by layers, rounded up; all of it on the ``first``
+    device where the formulas know of no layer that has any."""
+    whole = sums.all(what)
+    share = -(-size * sums.of(key, what) // whole) if whole else size * first
+    return exact(share, "bytes", _DRY, "engine")
 
 
 def _read(weights: WeightMap, types: dict[str, int], host: dict[str, Quantity]) -> Quantity:
@@ -194,32 +220,49 @@ def _read(weights: WeightMap, types: dict[str, int], host: dict[str, Quantity]) 
     twice = repack.copied_bytes(weights, types).get(EMBEDDING, 0)
     later = sum(int(host[what].value) for what in ("kv", "state", "compute", "output"))
     buffer = max(0, repack.largest(weights, types) - later)
-    return Quantity(
-        value=twice,
-        low=twice,
-        high=twice + buffer,
-        unit="bytes",
-        method="exact",
-        source="the file is read into the layout of this CPU: no second copy",
-    )
+    return exact(twice + buffer, "bytes", "the file is read into the layout of this CPU: no second copy")
 
 
-def overhead(model: ModelFacts, provider: str) -> Quantity:
-    """What the server's process takes beside its buffers: libraries, an interpreter, tables of the vocabulary.
+def overhead(model: ModelFacts, provider: str, *, slots: int = 1, rows: int = 0) -> Quantity:
+    """What the server's process takes beside its buffers: libraries, an interpreter, tables of the vocabulary, and the
+    input of the widest matrix for ``rows`` tokens in 8 bits (``ggml_graph_plan``'s work data, q8_K).
 
-    Measured for vocabularies of 32,000 to 256,000 entries: 50 MiB and 180 bytes an entry with the Python package,
-    12 MiB less without, and 26 more with llama-cpp-python, whose server is a Python program (FastAPI, numpy).
+    Measured for vocabularies of 1,024 to 256,000 entries, with and without merges: 43 MiB and 210 to 410 bytes an entry
+    with the Python package, 23 MiB less without, and 33 more with llama-cpp-python, whose server is a Python program
+    (FastAPI, numpy).
     """
     base = _PROCESS.get(provider, _PROCESS["build"])
-    value = base + _TOKEN * model.vocab
+    words = model.vocab * (_TOKEN + _MERGE * _merges(model))
+    rounded = rows * max(model.intermediate, model.hidden) * 292 // 256
+    value = base + words + rounded + _CANDIDATE * model.vocab * max(slots - 1, 0)
     return Quantity(
         value=value,
         low=base * 3 // 4,
-        high=base + 30 * MIB + 3 * _TOKEN * model.vocab,
+        high=base + 30 * MIB + rounded + model.vocab * (_TOKEN + 2 * _MERGE + _CANDIDATE * max(slots, 1)),
         unit="bytes",
         method="measured" if provider in _MEASURED else "fit",
         source=_PROCESS_SOURCE.get(provider, _PROCESS_SOURCE["build"]),
     )
+
+
+def _left(weights: WeightMap, types: dict[str, int]) -> Quantity:
+    """What the C library keeps of the buffers through which a file was read."""
+    size = repack.largest(weights, types)
+    return Quantity(
+        value=min(size, _HEAP),
+        low=0,
+        high=min(size, 2 * _HEAP),
+        unit="bytes",
+        method="measured",
+        source="7 to 20 MiB were left in the heap after files of 7 and 8 billion weights",
+    )
+
+
+def _merges(model: ModelFacts) -> int:
+    """Rules a word of the vocabulary: those of Gemma's tokenizers come without, Llama 3's with two."""
+    if model.architecture.startswith("gemma"):
+        return 0
+    return 2 if model.architecture == "llama" and model.vocab in _TWO_MERGES else 1
 
 
 def _bytes(size: int, source: str, low: int = 0) -> Quantity:

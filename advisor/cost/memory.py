@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from advisor.cost import checkpoint_memory, llama_memory
+from advisor.cost import checkpoint_memory, host_caches, llama_memory
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Memory, Settings
@@ -50,6 +50,7 @@ def memory(
             engine=engine,
             provider=provider if runtime == "llama.cpp" else _PROVIDERS.get(runtime, "build"),
             build_isa=build_isa,
+            kept=host_caches.OF_RUNTIME.get(runtime, host_caches.NOTHING),
         )
     return checkpoint_memory.memory(
         model,

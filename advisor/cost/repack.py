@@ -12,10 +12,12 @@ from typing import Final
 from advisor.cost.gguf_file import EMBEDDING, Part, WeightMap
 from advisor.facts.machine import Machine
 
-# type -> the number of rows must be a multiple of this
+# type -> the number of rows must be a multiple of this; ``ggml_repack_get_optimal_repack_type`` of ggml-cpu/repack.cpp.
+# What it does on RISC-V follows the length of vectors, which the kernel does not name: nothing is counted there.
 _AVX2: Final = {"q4_0": 8, "q4_k": 8, "iq4_nl": 8, "mxfp4": 8}
 _AVX512: Final = {"q2_k": 8}
 _DOTPROD: Final = {"q4_0": 4, "q4_k": 8, "q5_k": 8, "q6_k": 8, "iq4_nl": 4, "mxfp4": 4, "q8_0": 4}
+_VXE: Final = {"q4_0": 4}  # s390x
 # What prebuilt CPU packages are compiled for: nothing above AVX2 on x86.
 WHEEL_ISA: Final = ("avx", "avx2", "f16c", "fma", "sse3", "ssse3", "asimd", "asimddp", "neon", "dotprod")
 
@@ -40,6 +42,8 @@ def rules(isa: Iterable[str], build_isa: Iterable[str] | None = None, *, arch: s
         out.update(_AVX512)
     if "asimddp" in have or "dotprod" in have:
         out.update(_DOTPROD)
+    if "vxe" in have:
+        out.update(_VXE)
     return out
 
 

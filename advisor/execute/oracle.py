@@ -9,6 +9,7 @@ from typing import Any, Final
 from advisor.cost.gguf_mix import assign
 from advisor.errors import AdvisorError
 from advisor.events import Cancel
+from advisor.execute.dry_header import header as header
 from advisor.execute.envs import Env
 from advisor.execute.proc import run_runner
 from advisor.facts.model import ModelFacts
@@ -87,8 +88,7 @@ def dry_request(model: ModelFacts, fmt: str, settings: Settings) -> dict[str, An
     }
     if model.weights_format == "gguf" and model.path is not None:
         return {**request, "path": model.path}
-    factors = [a.tensor.width for a in planned if a.tensor.name.startswith("rope_factors")]
-    return {**request, "metadata": header(model, rotary=2 * factors[0] if factors else model.head_dim)}
+    return {**request, "metadata": header(model, tuple(a.tensor for a in planned))}
 
 
 def _sizes(settings: Settings) -> dict[str, Any]:
@@ -98,44 +98,4 @@ def _sizes(settings: Settings) -> dict[str, Any]:
         "batch": settings.batch,
         "ubatch": settings.ubatch,
         "kv_type": settings.kv_type,
-    }
-
-
-def header(model: ModelFacts, *, rotary: int) -> dict[str, Any]:
-    """Metadata from which llama.cpp builds the model's graph; without a tokenizer. ``rotary``: rotated part of a head.
-
-    Scales do not change sizes; the engine wants them for some architectures.
-    """
-    arch = model.architecture
-    keys: dict[str, Any] = {
-        "context_length": model.context_max or 4096,
-        "embedding_length": model.hidden,
-        "block_count": model.layers,
-        "feed_forward_length": model.intermediate,
-        "attention.head_count": model.heads,
-        "attention.head_count_kv": model.kv_heads,
-        "attention.key_length": model.head_dim,
-        "attention.value_length": model.head_dim,
-        "attention.layer_norm_rms_epsilon": 1e-5,
-        "attention.layer_norm_epsilon": 1e-5,
-        "rope.dimension_count": rotary,
-        "logit_scale": 1.0,
-        "vocab_size": model.vocab,
-    }
-    if model.experts:
-        keys |= {
-            "expert_count": model.experts,
-            "expert_used_count": model.experts_used,
-            "expert_feed_forward_length": model.expert_intermediate,
-        }
-    if model.shared_expert_intermediate:
-        keys["expert_shared_feed_forward_length"] = model.shared_expert_intermediate
-    if model.dense_layers:
-        keys["leading_dense_block_count"] = model.dense_layers
-    if model.sliding_window:
-        keys["attention.sliding_window"] = model.sliding_window
-    return {
-        "general.architecture": arch,
-        "tokenizer.ggml.model": "no_vocab",
-        **{f"{arch}.{k}": v for k, v in keys.items()},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from advisor.errors import AdvisorError
@@ -37,11 +38,36 @@ def check_disk(folder: Path, needed_bytes: int | None, what: str) -> None:
     )
 
 
+def _check_share(plan: Plan, machine: Machine, free: dict[str, int | None]) -> None:
+    """Check that the share of each device that the plan's runtime asks for when it starts is free now.
+
+    Raises:
+        AdvisorError: ``not-enough-memory``.
+    """
+    share = plan.settings.gpu_memory_utilization
+    if share is None:
+        return
+    for device in machine.devices:
+        whole, there = device.memory.total_bytes, free.get(device.id)
+        if device.id not in plan.memory.by_device or whole is None or there is None:
+            continue
+        asked = math.ceil(whole * share)
+        if asked > there:
+            raise AdvisorError(
+                "not-enough-memory",
+                f"{plan.runtime} asks for {gib(asked)} of {device.id} when it starts ({share:g} of all its memory), "
+                f"and {gib(there)} are free now. Something else may be using it.",
+                hint=f"advisor recommend {plan.model} --runtime {plan.runtime}",
+                data={"devices": {device.id: {"needed_bytes": asked, "free_bytes": there, "short_by": asked - there}}},
+            )
+
+
 def check_memory(plan: Plan, machine: Machine) -> None:
     """Check that each device of the plan has now what the plan takes there; unknown amounts pass.
 
     Raises:
-        AdvisorError: ``not-enough-memory`` with the bytes needed, free and short, by device.
+        AdvisorError: ``not-enough-memory`` with the bytes needed, free and short, by device; also where a runtime asks
+            for a share of a device and does not start where less is free.
     """
     free = {"host": machine.host.memory.available_bytes}
     for device in machine.devices:
@@ -57,15 +83,16 @@ def check_memory(plan: Plan, machine: Machine) -> None:
             data={"making": {"needed_bytes": int(making.low), "free_bytes": there}},
         )
     short: dict[str, dict[str, int]] = {}
-    for name, need in plan.memory.by_device.items():
-        there = free.get(name)
-        if there is not None and need.value > there:
-            short[name] = {
-                "needed_bytes": int(need.value),
-                "free_bytes": there,
-                "short_by": int(need.value) - there,
-            }
+    by_device = plan.memory.by_device
+    shared = {device.id for device in machine.devices if device.unified_memory}
+    for name, need in by_device.items():
+        there, needed = free.get(name), int(need.value)
+        if name in shared:  # what all of them and the host take comes out of one memory
+            needed = sum(int(q.value) for key, q in by_device.items() if key in shared or key == "host")
+        if there is not None and needed > there:
+            short[name] = {"needed_bytes": needed, "free_bytes": there, "short_by": needed - there}
     if not short:
+        _check_share(plan, machine, free)
         return
     words = "; ".join(
         f"{name} needs {gib(s['needed_bytes'])} and has {gib(s['free_bytes'])} free ({gib(s['short_by'])} short)"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from advisor.execute.oracle import DryLoad
 from tests.engine.vulkan import offload, q4_k_m, q8_0  # noqa: F401 - fixtures of the offload tests
 
 
@@ -31,3 +32,13 @@ def serving_python(shared_home: Path) -> str:
 def quantizing_python(shared_home: Path) -> str:
     """Python with cyllama."""
     return _python("ADVISOR_TEST_QUANTIZE_PYTHON", "convert", shared_home)
+
+
+@pytest.fixture(scope="session")
+def dry_engine(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> DryLoad:
+    """The engine, asked what it would allocate."""
+    from advisor import settings
+    from advisor.execute.envs import ensure
+
+    found = settings.load(env={**os.environ, "ADVISOR_HOME": str(shared_home)})
+    return DryLoad(ensure("llama.cpp", settings=found), tmp_path_factory.mktemp("dry") / "dry.log")

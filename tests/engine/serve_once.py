@@ -52,7 +52,7 @@ def parameters(asked: dict[str, Any]) -> Any:
     p.kv_unified, p.warmup, p.verbosity = False, asked.get("warmup", False), 4
     p.fit_params = False
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = asked.get("threads", 2)
-    p.cache_ram_mib = 0
+    p.cache_ram_mib = p.n_ctx_checkpoints = 0
     p.no_extra_bufts = asked["no_repack"]
     kind = getattr(xllamacpp.ggml_type, "GGML_TYPE_" + asked["kv_type"].upper())
     p.cache_type_k, p.cache_type_v = kind, kind

@@ -2,7 +2,7 @@
 
 Request: ``"tensors"`` ([[name, [rows, columns], type], ...]), and either the ``"path"`` of a GGUF file or the
 ``"metadata"`` of one that need not exist: it is written as a header with a hole behind it. And ``{"context",
-"parallel", "batch", "ubatch", "kv_type", "swa_full": false}``, in the terms of the server.
+"parallel", "batch", "ubatch", "kv_type", "swa_full": false, "unified": false}``, in the terms of the server.
 
 Result: ``{"weights_bytes", "kv_cache_bytes", "state_bytes", "compute_bytes", "output_bytes", "cells"}``. Weights are
 the sum of the tensors; a second, repacked copy that the CPU may make is not in it. The others are read from the
@@ -30,6 +30,7 @@ MODEL_FLAGS, MODEL_FLAGS_DEFAULT, NO_ALLOC = 72, bytes((0, 0, 1, 0, 0)), 76
 LOAD_MODE, LOAD_MODE_DEFAULT, LOAD_MODE_NONE = 24, b"\xff" * 4, bytes(4)  # no mapping: it would be an allocation
 CONTEXT_TYPES, CONTEXT_TYPES_DEFAULT = 104, (1, 1)
 CONTEXT_FLASH, CONTEXT_FLAGS, CONTEXT_FLAGS_DEFAULT, SWA_FULL = 52, 136, bytes((0, 1, 1, 1, 1, 0)), 140
+UNIFIED = 141
 SIZE = r"size\s*=\s*([\d.]+) MiB"
 KV = re.compile(rf"^llama_kv_cache\w*:\s+{SIZE} \(\s*(\d+) cells.*K \((\w+)\)", re.MULTILINE)
 STATE = re.compile(rf"^llama_memory_recurrent\w*:\s+{SIZE}", re.MULTILINE)
@@ -103,6 +104,7 @@ def load(path: Path, request: dict[str, Any]) -> str:
     if kv_type not in ("f32", "f16", "bf16"):
         poke(cp, CONTEXT_FLASH, (1).to_bytes(4, "little"))
     poke(cp, SWA_FULL, b"\x01" if request.get("swa_full") else b"\x00")
+    poke(cp, UNIFIED, b"\x01" if request.get("unified") else b"\x00")
     if not lib.llama_init_from_model(model, cp):
         raise protocol.Failed("step-failed", "llama.cpp makes no context of this size.", engine.errors)
     log = "".join(engine.kept)

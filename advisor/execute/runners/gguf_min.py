@@ -35,7 +35,7 @@ def _value(value: Any) -> tuple[int, bytes]:
         return 6, struct.pack("<f", value)
     if isinstance(value, str):
         return 8, _string(value)
-    if all(isinstance(v, int) for v in value):
+    if all(isinstance(v, int) and not isinstance(v, bool) for v in value):
         return 9, struct.pack(f"<IQ{len(value)}i", 5, len(value), *value)
     inner = [_value(v) for v in value]
     return 9, struct.pack("<IQ", inner[0][0], len(inner)) + b"".join(raw for _, raw in inner)
