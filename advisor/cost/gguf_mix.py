@@ -10,36 +10,22 @@ import re
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
+from advisor.cost import gguf_rules as rules
+from advisor.cost.gguf_rules import DEFAULTS as DEFAULTS
+from advisor.cost.gguf_rules import EVERY as EVERY
+from advisor.cost.gguf_rules import Shape
+from advisor.cost.gguf_rules import more_bits as more_bits
 from advisor.cost.gguf_types import BLOCKS
 from advisor.errors import AdvisorError, did_you_mean
 from advisor.facts.model import ModelFacts, TensorSpec
 
-# file type -> the type a tensor gets where no rule says otherwise
-DEFAULTS: Final[dict[str, str]] = {
-    "q2_k": "q2_k",
-    "q3_k_s": "q3_k",
-    "q3_k_m": "q3_k",
-    "q3_k_l": "q3_k",
-    "iq4_xs": "iq4_xs",
-    "iq4_nl": "iq4_nl",
-    "q4_0": "q4_0",
-    "q4_1": "q4_1",
-    "q4_k_s": "q4_k",
-    "q4_k_m": "q4_k",
-    "q5_0": "q5_0",
-    "q5_1": "q5_1",
-    "q5_k_s": "q5_k",
-    "q5_k_m": "q5_k",
-    "q6_k": "q6_k",
-    "q8_0": "q8_0",
-    "f16": "f16",
-    "bf16": "bf16",
-}
 # what is taken where a row does not hold whole blocks of the wanted type
 SMALLER_BLOCKS: Final[dict[str, str]] = {
-    "iq4_xs": "iq4_nl",
-    "q2_k": "q4_0",
-    "q3_k": "q4_0",
+    **dict.fromkeys(
+        ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"),
+        "iq4_nl",
+    ),
+    **dict.fromkeys(("q2_k", "q3_k", "q2_0", "tq1_0", "tq2_0"), "q4_0"),
     "q4_k": "q5_0",
     "q5_k": "q5_1",
     "q6_k": "q8_0",
@@ -60,12 +46,23 @@ _KEPT: Final = (
     "time_mix_first.weight",
     "time_mix_lerp_fused.weight",
     ".position_embd",
+    "sam.pos_embd",
+    "sam.neck.",
+    "sam.net_",
+    ".rel_pos",
     ".patch_embd",
+    ".patch_merger",
+    "a.rvq.codebook",
+    "mm.a.code_embd",
 )
 _KEPT_RWKV: Final = re.compile(r"time_mix_(?:[wvag][012]|decay_w[12])\.weight")
 _WHOLE_KEPT: Final = ("position_embd.weight", "token_types.weight")
+# Files of these list the key/value heads by layer, and the quantizer asks the first layer: it has none where that layer
+# keeps a state instead of keys.
+_HEADS_BY_LAYER: Final = frozenset(
+    ("granitehybrid", "jamba", "kimi-linear", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "plamo2")
+)
 _LAYER: Final = re.compile(r"^blk\.(\d+)\.")
-_MIXED: Final = frozenset(("q4_k_m", "q5_k_m"))
 
 
 class Assigned(NamedTuple):
@@ -87,24 +84,14 @@ class _Row(NamedTuple):
     width: int
 
 
-class _Shape(NamedTuple):
-    arch: str
-    gqa: int
-    experts: int
-    big: bool
-    tied: bool
-    layers: int
-    values: int
-
-
 def imatrix_need(fmt: str) -> Literal["required", "recommended", "none"]:
     """Whether a file type wants an importance matrix.
 
-    The quantizer refuses ``iq1``, ``iq2`` and ``iq3_xxs`` types (and ``q2_k_s``) without one. Below five bits a matrix
-    lowers the loss measurably (Llama-3-8B, mean KL divergence: Q2_K .445 to .332, Q3_K_M .102 to .084, Q4_K_M .031 to
-    .028; llama.cpp tools/perplexity/README.md).
+    The quantizer refuses ``iq1`` and ``iq2`` types, ``iq3_xxs``, ``iq3_xs`` (and ``q2_k_s``) without one. Below five
+    bits a matrix lowers the loss measurably (Llama-3-8B, mean KL divergence: Q2_K .445 to .332, Q3_K_M .102 to .084,
+    Q4_K_M .031 to .028; llama.cpp tools/perplexity/README.md).
     """
-    if fmt.startswith(("iq1", "iq2", "iq3_xxs")) or fmt == "q2_k_s":
+    if fmt.startswith(("iq1", "iq2", "iq3_x")) or fmt == "q2_k_s":
         return "required"
     if fmt.startswith(("q2", "q3", "q4", "iq3", "iq4")):
         return "recommended"
@@ -118,11 +105,6 @@ def makes_imatrix(fmt: str) -> bool:
     """
     need = imatrix_need(fmt)
     return need == "required" or (need == "recommended" and not fmt.startswith("q4"))
-
-
-def more_bits(i: int, n: int) -> bool:
-    """Whether layer ``i`` of ``n`` is one of those that the medium mixes give more bits."""
-    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
 
 
 def _kept(t: TensorSpec) -> bool:
@@ -152,54 +134,6 @@ def category(name: str) -> str:
     return "other"
 
 
-def _value(fmt: str, default: str, i: int, s: _Shape) -> str:
-    kind = default
-    if fmt == "q2_k":
-        kind = "q4_k" if s.gqa >= 4 else "q3_k"
-    elif fmt == "q3_k_m":
-        kind = "q5_k" if i < 2 else "q4_k"
-    elif fmt == "q3_k_l" or (fmt in ("iq4_nl", "iq4_xs") and s.gqa >= 4):
-        kind = "q5_k"
-    elif fmt in _MIXED and more_bits(i, s.values):
-        kind = "q6_k"
-    elif fmt == "q4_k_s" and i < 4:
-        kind = "q5_k"
-    if s.big and kind in ("q3_k", "q4_k"):
-        kind = "q5_k"
-    return "q8_0" if s.experts == 8 else kind
-
-
-def _down(fmt: str, default: str, i: int, s: _Shape, imatrix: bool) -> str:
-    n, falcon = s.layers, s.arch == "falcon"
-    early = i < n // 8
-    if fmt == "q2_k":
-        return "q3_k"
-    if fmt == "q3_k_m":
-        if i < n // 16:
-            return "q5_k"
-        return "q4_k" if not falcon or more_bits(i, n) else "q3_k"
-    if fmt == "q3_k_l":
-        return "q4_k" if falcon else "q5_k"
-    if fmt == "q4_k_m" and falcon:
-        return "q6_k" if i < n // 16 else ("q5_k" if more_bits(i, n) else "q4_k")
-    if fmt in _MIXED and more_bits(i, n):
-        return "q6_k"
-    if early and ((fmt in ("iq4_nl", "iq4_xs") and not imatrix) or (fmt == "q4_k_s" and not falcon)):
-        return "q5_k"
-    if early and imatrix and fmt in ("q4_0", "q5_0"):
-        return "q4_1" if fmt == "q4_0" else "q5_1"
-    return default
-
-
-def _attn_output(fmt: str, default: str, s: _Shape) -> str:
-    if s.arch == "falcon":
-        return "q4_k" if fmt == "q3_k_l" else default
-    if s.experts == 8:
-        five = ("q2_k", "q3_k_s", "q3_k_m", "iq4_nl", "q4_k_s", "q4_k_m", "iq4_xs")
-        return "q5_k" if fmt in five else default
-    return {"q2_k": "q3_k", "q3_k_m": "q4_k", "q3_k_l": "q5_k"}.get(fmt, default)
-
-
 _ROWS: Final[dict[int, tuple[Sequence[TensorSpec], tuple[_Row, ...]]]] = {}
 
 
@@ -221,7 +155,7 @@ def _rows(tensors: Sequence[TensorSpec]) -> tuple[_Row, ...]:
     return built
 
 
-def _shape(model: ModelFacts, rows: Sequence[_Row]) -> _Shape:
+def _shape(model: ModelFacts, rows: Sequence[_Row]) -> Shape:
     values = sum(r.category == "attn_v" for r in rows)
     top = max((r.tensor.layer for r in rows if r.tensor.layer is not None), default=model.layers - 1)
     layers = max(model.layers, top + 1)
@@ -229,9 +163,10 @@ def _shape(model: ModelFacts, rows: Sequence[_Row]) -> _Shape:
     big = layers == 80 and (
         model.architecture in ("qwen2", "deci") or (model.architecture == "llama" and model.gqa > 1)
     )
-    return _Shape(
+    stateful = model.layer_kinds[:1] in (("recurrent",), ("none",)) and model.architecture in _HEADS_BY_LAYER
+    return Shape(
         arch=model.architecture,
-        gqa=model.gqa,
+        gqa=0 if stateful else model.gqa,
         experts=model.experts,
         big=big,
         tied=all(r.category != "output" for r in rows),
@@ -253,24 +188,24 @@ def assign(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str, *, imatri
     Args:
         model: architecture, heads, experts and layers decide some types.
         tensors: under their GGUF names.
-        fmt: a file type in lower case, a key of ``DEFAULTS``.
-        imatrix: an importance matrix will be used (it changes a few types of IQ4, Q4_0 and Q5_0 files).
+        fmt: a file type in lower case, a key of ``EVERY``.
+        imatrix: an importance matrix will be used (it changes a few types of IQ3_XXS, IQ4, Q4_0 and Q5_0 files).
 
     Raises:
         AdvisorError: ``bad-option`` for an unknown file type.
     """
-    default = DEFAULTS.get(fmt)
+    default = EVERY.get(fmt)
     if default is None:
         raise AdvisorError(
             "bad-option",
-            f'"{fmt}" is not a GGUF file type that advisor can make.{did_you_mean(fmt, list(DEFAULTS))}',
+            f'"{fmt}" is not a GGUF file type.{did_you_mean(fmt, list(EVERY))}',
             hint="advisor recommend MODEL --method gguf",
         )
     rows = _rows(tensors)
     s = _shape(model, rows)
+    block = BLOCKS[default][0]
     out: dict[int, Assigned] = {}
-    values = downs = 0
-    by_layer = s.experts > 1
+    seen = {"attn_v": 0, "ffn_down": 0, "ffn_up": 0, "ffn_gate": 0}
     for index, t, kept, what, width in rows:
         if kept:
             kind = t.gguf_type if t.gguf_type in _PLAIN else "f32"
@@ -279,26 +214,31 @@ def assign(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str, *, imatri
         if default in _PLAIN:
             out[index] = Assigned(t, default, default, False)
             continue
-        wanted = default
+        counted = seen.get(what, 0)
+        if what in seen:
+            seen[what] += 1
+        # With experts the layer is read from the name; the smallest types count tensors all the same.
+        place = (t.layer or 0) if s.experts > 1 and not fmt.startswith(("iq1", "iq2")) else counted
+        wanted = promised = default
         if what == "output" or (what == "token_embd" and s.tied):
-            block = BLOCKS[default][0]
-            if s.arch == "falcon" or width % block or default == "q8_0":
-                wanted = "q8_0"
-            else:
-                wanted = "q6_k"
+            wanted = rules.output(fmt, block, width, s)
+            # Narrower than the block it skips the usual type altogether; the name still promised it.
+            promised = rules.output(fmt, block, 0, s) if width % block else wanted
+        elif fmt == "mxfp4_moe":
+            wanted = promised = "mxfp4" if len(t.shape) == 3 and t.shape[0] > 1 else "q8_0"
+        elif what == "token_embd":
+            wanted = promised = rules.embedding(fmt, default)
         elif what == "attn_v":
-            wanted = _value(fmt, default, values, s)
-            values += 1
-        elif what == "attn_k":
-            wanted = "q8_0" if s.experts == 8 else default
+            wanted = promised = rules.value(fmt, default, counted, s, imatrix)
+        elif what in ("attn_k", "attn_q"):
+            wanted = promised = rules.key_or_query(fmt, default, what, s)
         elif what == "ffn_down":
-            wanted = _down(fmt, default, t.layer or 0 if by_layer else downs, s, imatrix)
-            downs += 1
+            wanted = promised = rules.down(fmt, default, place, s, imatrix)
+        elif what in ("ffn_up", "ffn_gate"):
+            wanted = promised = rules.up_or_gate(fmt, default, place, s)
         elif what == "attn_output":
-            wanted = _attn_output(fmt, default, s)
+            wanted = promised = rules.attention_output(fmt, default, s)
         kind = _fit(wanted, width)
-        # A tied or output matrix narrower than the block skips the usual type altogether; the name still promised it.
-        promised = "q6_k" if wanted == "q8_0" and what in ("output", "token_embd") and default != "q8_0" else wanted
         out[index] = Assigned(t, kind, promised, kind != promised)
     return tuple(out[i] for i in range(len(tensors)))
 

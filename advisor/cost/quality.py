@@ -1,14 +1,17 @@
 """What quantization costs in quality, and where a measured artifact stops being acceptable.
 
-The prediction is a table of published losses at 8 billion weights, carried to other sizes by a weak power law: smaller
-models lose more. Its range covers models that lose less for their size (older, less trained ones).
+The prediction is a table of losses at 8 billion weights, fitted to published ones (benchmarks/fit_quality.py), carried
+to other sizes by a weak power law: smaller models lose more. Its range is what models differ by: of four models that
+were not among the published ones, it should hold the loss of three or more.
 """
 
 from __future__ import annotations
 
 import math
 from functools import cache, lru_cache
-from typing import Final
+from typing import Final, Literal
+
+import msgspec
 
 from advisor.datafiles import profiles_dir
 from advisor.errors import AdvisorError, did_you_mean
@@ -16,10 +19,18 @@ from advisor.facts.base import Shape, loads
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Quality
 from advisor.facts.quantity import Quantity
-from advisor.facts.results import Band
+from advisor.facts.results import Band, Verification
 from advisor.facts.words import GROUPED_FORMAT
 
-# A band warns above 1.25 times and fails above 3 times what a model of that size loses at most (twice the prediction).
+# Of a normal variable, the deviations that hold 80 % of it.
+Z: Final = 1.2816
+_EARLY_VOCAB: Final = 32_768
+_EARLY_PARAMS: Final = 5_000_000_000
+# Between measures, models differ once more: perplexity over divergence, and scores over divergence.
+PERPLEXITY_SPREAD: Final = 1.1
+RECOVERY_SPREAD: Final = 1.25
+_SCORE_NOISE: Final = 0.01  # of a task score
+# A band warns above 1.25 times and fails above 3 times what a model of that size loses at most (the range's upper end).
 # Sound artifacts stay below the first; a layer of zeros or a wrong scale costs several times as much.
 WARN_FACTOR: Final = 1.25
 FAIL_FACTOR: Final = 3.0
@@ -28,31 +39,34 @@ _WARN_FLOOR, _FAIL_FLOOR = 0.005, 0.03  # nats; below, a short text measures its
 # small model in a coarse format is let through with a warning, not passed. Above 1.5 little is left of a model.
 _WARN_CEILING, _FAIL_CEILING = 0.3, 1.5
 _NOISE: Final = 0.02  # of the perplexity ratio and of the agreement, for texts of some thousand tokens
+# Models that their makers published in a quantized format alone (model_type of transformers, method): those weights are
+# the original, and there is none with 16 bits that anything could be lost of.
+_PUBLISHED_AS: Final = frozenset(
+    {
+        ("gpt_oss", "mxfp4"),
+        ("deepseek_v3", "fp8"),
+        ("deepseek_v32", "fp8"),
+        ("kimi_k2", "fp8"),
+        ("minimax_m2", "fp8"),
+    }
+)
 
 
 class Anchor(Shape, frozen=True, kw_only=True):
-    """Loss at the reference size, without and with an importance matrix."""
+    """Loss in nats at the reference size, without and with an importance matrix; ``deviation`` of its natural logarithm
+    from model to model."""
 
     kld: float
     kld_imatrix: float
+    deviation: float
     source: str
 
 
 class Exponent(Shape, frozen=True, kw_only=True):
-    """Power of the model's size relative to the reference."""
+    """Power of the model's size relative to the reference, and how uncertain it is."""
 
     value: float
-    low: float
-    high: float
-    source: str
-
-
-class Spread(Shape, frozen=True, kw_only=True):
-    """Factors on a prediction that enclose what is published."""
-
-    low: float
-    high: float
-    source: str
+    deviation: float
 
 
 class Disagreement(Shape, frozen=True, kw_only=True):
@@ -64,30 +78,38 @@ class Disagreement(Shape, frozen=True, kw_only=True):
 
 
 class Losses(Shape, frozen=True, kw_only=True):
-    """profiles/quality/losses.json."""
+    """profiles/quality/losses.json.
+
+    ``early_factor``: losses of models of 2023, trained on few tokens a weight, over those of later ones.
+    ``perplexity_per_nat``: logarithm of the perplexity ratio over the divergence. ``recovery_per_nat``: share of a task
+    score that is lost a nat. ``group``: factors of group sizes over 128.
+    """
 
     about: str
     reference_params: int
     size_exponent: Exponent
-    spread: Spread
+    early_factor: float
+    fit_source: str
     group: dict[str, float]
     kv: dict[str, float]
     kv_source: str
+    perplexity_per_nat: float
     recovery_per_nat: float
-    recovery_source: str
     disagreement: Disagreement
     anchors: dict[str, dict[str, Anchor]]
 
 
 class Point(Shape, frozen=True, kw_only=True):
-    """One published measurement."""
+    """One published measurement; rows are compared within one ``protocol`` only."""
 
     model: str
     params: int
     method: str
     format: str
     imatrix: bool = False
+    protocol: str
     kld: float | None = None
+    median_kld: float | None = None
     perplexity_ratio: float | None = None
     top1_agreement: float | None = None
     recovery: float | None = None
@@ -129,7 +151,7 @@ def _anchor(method: str, fmt: str) -> tuple[Anchor, float]:
     if grouped:
         found = known.get(grouped["bits"] or grouped["hbits"] or "", known.get("*"))
         group = grouped["group"] or grouped["hgroup"]
-        factor = table.group.get(group, 1.0 if int(group) <= 128 else 1.2)
+        factor = table.group.get(group, 1.0 if 0 < int(group) <= 128 else 1.2)  # 0: one scale a row
     else:
         found = known.get(fmt, known.get("*"))
     if found is None:
@@ -141,38 +163,108 @@ def _anchor(method: str, fmt: str) -> tuple[Anchor, float]:
 
 
 @lru_cache(maxsize=512)
-def _kld(params: int, method: str, fmt: str, imatrix: bool) -> Quantity:
+def _kld(params: int, method: str, fmt: str, imatrix: bool, early: bool = False) -> Quantity:
     table = losses()
     anchor, factor = _anchor(method, fmt)
-    size = max(params, 1) / table.reference_params
+    if early:
+        factor *= table.early_factor
+    size = math.log(max(params, 1) / table.reference_params)
     e = table.size_exponent
-    ends = (size**e.low, size**e.high)
-    value = factor * (anchor.kld_imatrix if imatrix else anchor.kld) * size**e.value
-    base = value / size**e.value
+    value = factor * (anchor.kld_imatrix if imatrix else anchor.kld) * math.exp(e.value * size)
+    spread = math.exp(Z * math.hypot(anchor.deviation, e.deviation * size))
     return Quantity(
         value=value,
-        low=min(base * min(ends), value) * table.spread.low,
-        high=max(value, min(base * max(ends), value * 1.5)) * table.spread.high,
+        low=value / spread,
+        high=value * spread,
         unit="nats",
         method="fit",
-        source=f"{anchor.source}; size: {e.source}",
+        source=f"{anchor.source}; {table.fit_source}",
     )
 
 
+def known(method: str, fmt: str) -> bool:
+    """Whether there are figures for a method and format."""
+    try:
+        _anchor(method, fmt)
+    except AdvisorError:
+        return False
+    return True
+
+
+def is_early(model: ModelFacts) -> bool:
+    """Whether a model looks like those of 2023 (LLaMA, Llama-2, Mistral-7B, Mixtral), which lose less: by its small
+    vocabulary, unless it is so small itself that it was trained on many tokens a weight."""
+    return model.vocab <= _EARLY_VOCAB and model.params >= _EARLY_PARAMS
+
+
+def is_original(model: ModelFacts, method: str) -> bool:
+    """Whether the weights are those that the model was published with, in a quantized format of ``method``."""
+    return model.quantized_method == method and (model.model_type, method) in _PUBLISHED_AS
+
+
 def predict(model: ModelFacts, method: str, fmt: str, imatrix: bool) -> Quantity:
-    """Mean KL divergence of the quantized model from its 16-bit original, in nats.
+    """Mean KL divergence of the quantized model from its original, in nats.
+
+    The original has 16 bits a weight, or is what was published in a quantized format (``is_original``), of which
+    serving it as it is loses no more than rounding.
 
     Raises:
         AdvisorError: ``bad-option`` where there are no figures for the method or format.
     """
-    return _kld(model.params, method, fmt, imatrix)
+    if is_original(model, method):
+        return msgspec.structs.replace(
+            _kld(model.params, "none", "bf16", False),
+            source=f"the weights as they were published, in {fmt}: nothing is lost but by rounding between kernels",
+        )
+    return _kld(model.params, method, fmt, imatrix, is_early(model))
+
+
+def measured(found: Verification, predicted: Quality, *, text: str = "") -> Quality:
+    """``predicted`` with what a verification of that very artifact measured in its place.
+
+    A divergence that was measured tells recovery better than the prediction did; perplexity counts only where the
+    reference was measured on the same text. Ranges are the noise of the text: one over the root of its positions.
+
+    Args:
+        found: the verification that was recorded with the artifact.
+        predicted: what stands where nothing was measured.
+        text: what to call the text in the sources; empty: the verification's own name.
+    """
+    noise = 1 / math.sqrt(max(found.positions, 1))
+    source = f"measured when the artifact was verified: {found.positions} positions of {text or found.text}"
+    kld, ratio, recovery = predicted.kld, predicted.perplexity_ratio, predicted.recovery
+    if found.kld is not None:
+        kld = _measured(found.kld, "nats", found.kld * noise, source)
+        recovery = _recovery(kld, source)
+    if found.perplexity and found.perplexity_reference:
+        value = found.perplexity / found.perplexity_reference
+        ratio = _measured(value, "ratio", value * noise, source)
+    return Quality(kld=kld, perplexity_ratio=ratio, recovery=recovery)
+
+
+def _measured(value: float, unit: Literal["nats", "ratio"], noise: float, source: str) -> Quantity:
+    return Quantity(
+        value=value, low=max(0.0, value - noise), high=value + noise, unit=unit, method="measured", source=source
+    )
+
+
+def _recovery(kld: Quantity, source: str) -> Quantity:
+    """Share of a task score that is kept, from a divergence; scores themselves are known to about a hundredth."""
+    a = losses().recovery_per_nat
+    return Quantity(
+        value=max(0.0, 1 - a * kld.value),
+        low=max(0.0, 1 - RECOVERY_SPREAD * a * kld.high - _SCORE_NOISE),
+        high=min(1.0, 1 - a * kld.low / RECOVERY_SPREAD + _SCORE_NOISE),
+        unit="ratio",
+        method="fit",
+        source=f"{a:.0%} of the score a nat ({losses().fit_source}); {source}",
+    )
 
 
 def quality(model: ModelFacts, method: str, fmt: str, imatrix: bool, kv_type: str = "f16") -> Quality:
     """All three measures of quality, the loss by a quantized cache included.
 
-    Perplexity ratio is ``exp(kld)``: on Llama-3-8B log ratio and divergence agree within a tenth from Q4_0 to Q2_K.
-    Recovery falls by .42 of the score a nat.
+    The logarithm of the perplexity ratio and the share of task scores that is lost are proportional to the divergence.
 
     Raises:
         AdvisorError: ``bad-option`` where there are no figures for the method or format.
@@ -190,25 +282,18 @@ def quality(model: ModelFacts, method: str, fmt: str, imatrix: bool, kv_type: st
             method="fit",
             source=f"{source}; cache: {table.kv_source}",
         )
-    loss = table.recovery_per_nat
+    per_nat = table.perplexity_per_nat
     return Quality(
         kld=kld,
         perplexity_ratio=Quantity(
-            value=math.exp(kld.value),
-            low=math.exp(0.3 * kld.low),  # perplexity hides part of the divergence
-            high=math.exp(kld.high),
+            value=math.exp(per_nat * kld.value),
+            low=math.exp(per_nat * kld.low / PERPLEXITY_SPREAD),  # perplexity hides part of the divergence
+            high=math.exp(per_nat * kld.high * PERPLEXITY_SPREAD),
             unit="ratio",
             method="fit",
-            source="exp of the KL divergence; " + source,
+            source=f"exp of {per_nat:g} times the KL divergence; {source}",
         ),
-        recovery=Quantity(
-            value=max(0.0, 1 - loss * kld.value),
-            low=max(0.0, 1 - 1.5 * loss * kld.high),
-            high=1.0,
-            unit="ratio",
-            method="fit",
-            source=table.recovery_source,
-        ),
+        recovery=_recovery(kld, source),
     )
 
 
@@ -222,7 +307,7 @@ def bands(params: int, method: str, fmt: str, *, imatrix: bool) -> dict[str, Ban
         AdvisorError: ``bad-option`` where there are no figures for the method or format.
     """
     table = losses()
-    upper = float(_kld(params, method, fmt, imatrix).value) * table.spread.high
+    upper = float(_kld(params, method, fmt, imatrix).high)
     warn = min(max(WARN_FACTOR * upper, _WARN_FLOOR), _WARN_CEILING)
     fail = min(max(FAIL_FACTOR * upper, _FAIL_FLOOR), _FAIL_CEILING)
     source = (
