@@ -5,11 +5,11 @@ from __future__ import annotations
 from advisor.cost import effort, repack
 from advisor.cost.formats import checkpoint
 from advisor.cost.gguf_file import weight_map
-from advisor.cost.gguf_mix import DEFAULTS, fallbacks
+from advisor.cost.gguf_mix import fallbacks
 from advisor.cost.llama_memory import is_mapped
 from advisor.cost.memory import memory
 from advisor.cost.placement import HOST
-from advisor.cost.quality import quality
+from advisor.cost.quality import known, quality
 from advisor.cost.speed import DEPTH, speed
 from advisor.facts.base import Shape
 from advisor.facts.machine import Machine
@@ -120,9 +120,9 @@ def cost(
     if model.sliding_window and model.sliding_pattern is None:
         assumptions.append("the sliding window is not used: the cache is counted for the whole context")
     warnings = list(fast.warnings)
-    if method == "gguf" and fmt not in DEFAULTS:  # a file of a type that advisor cannot make, served as it is
+    if method == "gguf" and not known(method, fmt):  # a file of an unusual type, served as it is
         lost = Quality(kld=None, perplexity_ratio=None, recovery=None)
-        warnings.append(f"there are no published losses for file type {fmt}, so quality is not predicted")
+        warnings.append(f"there are no published losses for {fmt}, so quality is not predicted")
     else:
         lost = quality(model, method, fmt, imatrix, settings.kv_type)
     return Cost(
