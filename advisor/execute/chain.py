@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 
 from advisor.errors import AdvisorError
 from advisor.execute import make
+from advisor.execute.gguf_files import FLOATS
 from advisor.execute.llama import make as tools
-from advisor.execute.make import FLOATS, PLAIN, Made, Making
+from advisor.execute.make import PLAIN, Made, Making
 from advisor.execute.steps import Outcome, Step, Steps
 from advisor.facts.model import ModelFacts
 from advisor.facts.text import shell_word

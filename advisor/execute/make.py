@@ -20,20 +20,17 @@ from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
 from advisor.execute.disk import remove_tree
 from advisor.execute.envs import Env
+from advisor.execute.gguf_files import FLOATS, check_types, nonempty, sound
 from advisor.execute.proc import RUNNERS, run_runner
 from advisor.execute.store import Store, file_sha256
 from advisor.facts.base import dumps_any
-from advisor.facts.text import clean
 from advisor.facts.words import GGUF_FORMATS
-from advisor.model.gguf import GgufHeader, read_header
 from advisor.model.resolve import resolve
 from advisor.model.tensors import tensors
 
-FLOATS: Final = frozenset(("f32", "f16", "bf16", "f64"))
 PLAIN: Final = ("f16", "bf16")
 # What decides a conversion; other files of a checkpoint folder (pictures, read-mes) do not.
 _PARTS: Final = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py")
-_STRAY_SHARE: Final = 0.05
 
 
 class Made(NamedTuple):
@@ -132,7 +129,7 @@ def restore_checkpoint(making: Making, gguf: Path, *, identity_of: str | None = 
     """
 
     def check(tmp: Path, result: dict[str, Any]) -> dict[str, Any]:
-        _nonempty(tmp / "checkpoint" / "config.json")
+        nonempty(tmp / "checkpoint" / "config.json")
         if not result["bytes"]:
             raise AdvisorError("artifact-invalid", f"Nothing was restored from {gguf.name}.")
         return {**_without(result, "out"), "from": gguf.name}
@@ -215,7 +212,7 @@ def make_imatrix(
     """
 
     def check(tmp: Path, result: dict[str, Any]) -> dict[str, Any]:
-        _nonempty(tmp / "imatrix.gguf")
+        nonempty(tmp / "imatrix.gguf")
         return _without(result, "out")
 
     return making.step(
@@ -311,33 +308,6 @@ def quantize_gguf(
     )
 
 
-def check_types(header: GgufHeader, wanted: Mapping[str, str], fmt: str, *, exactly: bool) -> list[str]:
-    """Hold the types in a file against the wanted ones; return notes on small differences.
-
-    A quantizer that chooses types itself may differ in a few tensors from one release to the next; one that leaves
-    matrices in 16 bits, or differs in more than a twentieth of them, did not do what was asked.
-
-    Raises:
-        AdvisorError: ``artifact-invalid``.
-    """
-    found = {t.name: t.type for t in header.tensors}
-    if set(found) != set(wanted):
-        lost = sorted(set(wanted) ^ set(found))
-        raise AdvisorError(
-            "artifact-invalid", f"The file has other tensors than the model: {clean(', '.join(lost[:5]))}."
-        )
-    stray = [n for n, t in found.items() if t != wanted[n]]
-    left = [n for n in stray if found[n] in FLOATS and wanted[n] not in FLOATS]
-    if left or (stray and exactly) or len(stray) > _STRAY_SHARE * len(found):
-        name = (left or stray)[0]
-        raise AdvisorError(
-            "artifact-invalid",
-            f"{fmt} was asked for, but {len(stray)} of {len(found)} tensors have other types: "
-            f"{clean(name)} is {found[name]}, not {wanted[name]}.",
-        )
-    return [f"{clean(n)} is {found[n]}; {wanted[n]} was predicted" for n in sorted(stray)]
-
-
 def validate_artifact(
     env: Env,
     path: Path,
@@ -374,33 +344,6 @@ def file_stem(name: str) -> str:
     """A model name as a file name: letters, digits, ``.``, ``-`` and ``_`` only, at most 80 characters."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     return kept.strip(".-")[:80] or "model"
-
-
-def sound(path: Path) -> GgufHeader:
-    """The header of a GGUF file that has tensors and is as long as they say.
-
-    Raises:
-        AdvisorError: ``artifact-invalid``.
-    """
-    _nonempty(path)
-    try:
-        header = read_header(path)
-    except AdvisorError as e:
-        raise AdvisorError(
-            "artifact-invalid", f"{path.name} is not a usable GGUF file: {e.message}", context=e.context
-        ) from e
-    if not header.tensors:
-        raise AdvisorError("artifact-invalid", f"{path.name} has no tensors.")
-    end = max(t.offset + t.nbytes for t in header.tensors)
-    have = header.file_bytes - header.data_offset
-    if not end <= have < end + max(header.alignment, 1):
-        raise AdvisorError("artifact-invalid", f"{path.name} has {have:,} bytes of tensors; its header says {end:,}.")
-    return header
-
-
-def _nonempty(path: Path) -> None:
-    if not path.is_file() or path.stat().st_size == 0:
-        raise AdvisorError("artifact-invalid", f"{path.name} was not written, or is empty.")
 
 
 def _without(result: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def parse(words: str, use: Use = "verification") -> Corpus | None:
             "bad-option",
             f"{clean(words, 160)} names no text of a dataset: {SCHEME}OWNER/NAME/FILE, ending with "
             f"{', '.join(kinds)}. Parquet files cannot be read here.",
+            hint=f"advisor {'recommend 8B --calibration' if use == 'calibration' else 'up --text'} {WIKITEXT}",
         )
     check_name(found[3])
     return Corpus(found[1], found[2], found[3])

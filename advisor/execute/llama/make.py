@@ -19,6 +19,7 @@ from advisor.cost.gguf_mix import fallbacks
 from advisor.errors import AdvisorError
 from advisor.events import Event, safely
 from advisor.execute import make
+from advisor.execute.gguf_files import check_types, sound
 from advisor.execute.make import Made, Making
 from advisor.execute.proc import run
 from advisor.facts.words import GGUF_FORMATS
@@ -106,9 +107,9 @@ def quantize_gguf(
             tool, source, out, fmt, threads=making.threads, imatrix=imatrix, requantize=allow_requantize
         )
         _run(making, argv, "quantize", key, total=len(planned))
-        header = make.sound(out)
+        header = sound(out)
         # The tool chooses types itself; a release may differ from the prediction in a few tensors.
-        notes = make.check_types(header, wanted, fmt, exactly=False)
+        notes = check_types(header, wanted, fmt, exactly=False)
         return {
             "kind": "quantize",
             "product": file,

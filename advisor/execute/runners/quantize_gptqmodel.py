@@ -114,7 +114,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
             dtype=getattr(torch, "bfloat16" if dtype == "float32" else dtype),
             trust_remote_code=False,
         )
-        keep = None
+        keep, misfit = None, False
         if request.get("resume") and model.model.config.model_type in RESUMABLE:
             keep = CheckpointConfig(path=str(request["resume"]), resume="auto", interval="layer:1")
         shown: list[quantizing.Layers] = []
@@ -142,6 +142,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
             # Of other devices or threads, or damaged: what was kept does not fit this run, so that begins anew.
             if keep is None:
                 raise
+            misfit = True
+        if misfit:  # past the handler, whose traceback holds the weights
             shutil.rmtree(request["resume"], ignore_errors=True)
             del model
             return work({**request, "resume": None})

@@ -1,0 +1,131 @@
+"""What was measured on this machine, as later predictions use it; and what ``up`` adds to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from advisor.facts.plan import Warning_
+
+if TYPE_CHECKING:
+    from advisor.facts.bench import MeasuredEngine, Measurement, ThreadChoice
+    from advisor.facts.machine import Machine
+    from advisor.facts.model import ModelFacts
+    from advisor.facts.plan import Plan
+    from advisor.facts.results import Deployment, Receipt
+    from advisor.planner.learned import Learned
+    from advisor.settings import Settings
+
+
+def learned(settings: Settings, machine: Machine, *, here: bool) -> tuple[Learned | None, tuple[Warning_, ...]]:
+    """What may correct predictions for ``machine``: nothing unless it is this one as it is."""
+    from advisor.execute import measurements
+
+    if not here or not measurements.path_of(settings, machine).exists():
+        return None, ()
+    found = measurements.load(settings, machine)
+    if not found.kept.speeds:
+        return None, found.warnings
+    from advisor.planner.learned import Learned
+
+    known = Learned(found.kept.speeds, machine, threads=found.kept.threads)
+    return known if known else None, found.warnings
+
+
+def engines(settings: Settings, machine: Machine) -> tuple[tuple[MeasuredEngine, ...], tuple[Warning_, ...]]:
+    """The engines that were measured on this machine, for ``probe``."""
+    from advisor.execute import measurements
+
+    found = measurements.load(settings, machine)
+    return measurements.engines(found.kept, measurements.path_of(settings, machine)), found.warnings
+
+
+def engine_label(machine: Machine, runtime: str, provider: str | None) -> str:
+    """Which build of a runtime: its provider and version as ``probe`` has them, else the pinned version."""
+    for r in machine.runtimes:
+        if r.runtime == runtime and provider in (None, r.provider):
+            return f"{r.provider} {r.version}"
+    from advisor.backends.pins import pins
+    from advisor.errors import AdvisorError
+
+    try:
+        version = pins(runtime).version_of("xllamacpp" if runtime == "llama.cpp" else runtime)
+    except (AdvisorError, KeyError):
+        version = ""
+    return f"{provider or 'environment'} {version or 'of unknown version'}"
+
+
+def of_receipt(
+    plan: Plan, model: ModelFacts, machine: Machine, deployment: Deployment, receipt: Receipt, *, depth: int
+) -> Measurement | None:
+    """The receipt of a launch as a measurement; ``None`` where it measured no speed, or another's server."""
+    from advisor.execute.measurements import now
+    from advisor.facts.bench import ENOUGH_CPU_SERVER, Measurement
+    from advisor.model.tensors import tensors
+    from advisor.planner.token_work import device_names, shape_of, work_of
+
+    measured = receipt.measured
+    if plan.runtime == "ollama" or (measured.decode is None and measured.prefill is None):
+        return None
+    work = work_of(
+        model,
+        tensors(model),
+        method=plan.method,
+        fmt=plan.format,
+        settings=plan.settings,
+        depth=depth,
+        imatrix=plan.imatrix,
+        as_is=True if plan.method == "gguf" and plan.source == "as-is" else None,
+    )
+    return Measurement(
+        runtime=plan.runtime,
+        engine=engine_label(machine, plan.runtime, deployment.provider),
+        method=plan.method,
+        format=plan.format,
+        model=model.name,
+        shape=shape_of(model),
+        devices=device_names(machine, plan.devices or ("host",)),
+        threads=plan.settings.threads,
+        depth=depth,
+        kv_type=plan.settings.kv_type,
+        work=work,
+        decode=measured.decode,
+        prefill=measured.prefill,
+        origin="up",
+        gpu_layers=plan.settings.gpu_layers,
+        cpu_moe_layers=plan.settings.cpu_moe_layers,
+        runs=2,
+        busy=receipt.cpu_share is not None and receipt.cpu_share < ENOUGH_CPU_SERVER,
+        measured_at=now(),
+    )
+
+
+def from_receipt(
+    settings: Settings,
+    plan: Plan,
+    model: ModelFacts,
+    machine: Machine,
+    deployment: Deployment,
+    receipt: Receipt,
+    *,
+    depth: int,
+) -> str | None:
+    """Keep the receipt of a launch as a measurement; what went wrong in words, because the launch did not."""
+    from advisor.errors import AdvisorError
+
+    try:
+        found = of_receipt(plan, model, machine, deployment, receipt, depth=depth)
+    except (AdvisorError, KeyError) as e:  # a format that cannot be sized teaches nothing
+        return f"Later predictions do not learn from this launch: {e}."
+    return keep(settings, machine, (found,)) if found is not None else None
+
+
+def keep(
+    settings: Settings,
+    machine: Machine,
+    speeds: tuple[Measurement, ...] = (),
+    threads: tuple[ThreadChoice, ...] = (),
+) -> str | None:
+    """Keep what was measured by the way; what went wrong in words."""
+    from advisor.execute import measurements
+
+    return measurements.keep(settings, machine, speeds, threads)

@@ -1,0 +1,203 @@
+"""Measure decode and prefill speed of GGUF files with llama.cpp on the CPU, without a server.
+
+Request: ``{"files": [{"label", "path"} or {"label", "metadata", "tensors": [[name, [rows, columns], type], ...]}],
+"depths": [256, 1024], "threads": [2, 1], "tokens": 32, "repeat": 3, "batch": 512, "scratch": FOLDER}``. A file given
+by its tensors is written into ``scratch``, with random blocks for weights, and removed again.
+
+Result: ``{"files": [{"label", "runs": [{"repeat", "threads", "depth", "prompt_tokens", "prefill_s", "tokens",
+"steps_s": [...], "steps_cpu_s", "cpu_s", "wall_s"}], "error": null}]}``. ``prefill_s`` is the time to fill an empty
+cache up to ``depth``, ``steps_s`` the time of each token after that and ``steps_cpu_s`` the CPU time of all of them,
+``cpu_s`` the CPU time of all threads over ``wall_s``.
+Repeats are the outermost loop, so that a disturbance does not hit all runs of one setting. The first use of a file is
+a warm-up that is not reported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import struct
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import gguf_min
+import llama_c
+import protocol
+
+WARM_TOKENS = 4
+# Where the 16-bit scales of a block lie; the rest of a block may be anything. (llama.cpp, ggml-common.h)
+SCALES = {
+    "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "q8_0": (0,), "q2_k": (80, 82), "q3_k": (108,),
+    "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,), "iq4_xs": (0,),
+}  # fmt: skip
+SCALE = 1e-4
+PATTERN = 4096  # blocks that are repeated over a tensor
+PIECE = 4 << 20  # bytes written at once at least: small writes leave a file in small pages of memory, which is slower
+
+
+def blocks(kind: str, count: int, rng: random.Random) -> bytes:
+    """``count`` random blocks of a type whose values are finite and small; ones of plain numbers."""
+    if kind == "f32":
+        return struct.pack("<f", 1.0) * count
+    if kind == "f16":
+        return b"".join(struct.pack("<e", rng.gauss(0, 0.03)) for _ in range(count))
+    if kind == "bf16":
+        return b"".join(struct.pack("<f", rng.gauss(0, 0.03))[2:] for _ in range(count))
+    out = []
+    for _ in range(count):
+        block = bytearray(rng.randbytes(gguf_min.BLOCKS[kind][1]))
+        for at in SCALES[kind]:
+            block[at : at + 2] = struct.pack("<e", SCALE)
+        out.append(bytes(block))
+    return b"".join(out)
+
+
+def write_filled(path: Path, metadata: dict[str, Any], tensors: list[tuple[str, tuple[int, ...], str]]) -> None:
+    """Write a whole file of random blocks. A hole would lie in memory in larger pages, and be faster than a real file.
+
+    Raises:
+        KeyError: a type whose blocks are not known here.
+    """
+    rng = random.Random(3)  # noqa: S311 - filler
+    patterns = {}
+    for kind in dict.fromkeys(kind for _, _, kind in tensors):
+        found = blocks(kind, PATTERN, rng)
+        patterns[kind] = found * (-(-PIECE // len(found)))
+    head, _ = gguf_min.header(metadata, tensors)
+    with path.open("wb") as f:
+        f.write(head)
+        for _, shape, kind in tensors:
+            size, pattern = gguf_min.nbytes(shape, kind), patterns[kind]
+            for _ in range(size // len(pattern)):
+                f.write(pattern)
+            f.write(pattern[: size % len(pattern)] + bytes(-size % gguf_min.ALIGNMENT))
+
+
+class Timed:
+    """One open model whose threads can be set, fed with random tokens."""
+
+    def __init__(self, path: Path, context: int, batch: int, threads: int) -> None:
+        self.model = llama_c.Engine().open(path, context=context, batch=batch, threads=threads, outputs=1)
+        self.batch = batch
+        self._random = random.Random(7)  # noqa: S311 - filler tokens
+        self._set = self.model.lib.llama_set_n_threads
+        self._set.restype, self._set.argtypes = None, [llama_c.P, llama_c.I32, llama_c.I32]
+
+    def threads(self, n: int) -> None:
+        """Use ``n`` threads from now on."""
+        self._set(self.model._ctx, n, n)
+
+    def _tokens(self, n: int) -> list[int]:
+        return [self._random.randrange(min(self.model.n_vocab, 1 << 20)) for _ in range(n)]
+
+    def feed(self, n: int) -> float:
+        """Seconds to take ``n`` tokens of a prompt, in whole batches; the last token's logits are computed."""
+        begun = time.perf_counter()
+        while n > 0:
+            now = min(n, self.batch)
+            n -= now
+            self.model.decode(self._tokens(now), [False] * (now - 1) + [n == 0])
+        return time.perf_counter() - begun
+
+    def steps(self, n: int) -> list[float]:
+        """Seconds of each of ``n`` tokens, one after the other."""
+        out = []
+        for _ in range(n):
+            begun = time.perf_counter()
+            self.model.decode(self._tokens(1), [True])
+            out.append(time.perf_counter() - begun)
+        return out
+
+    def close(self) -> None:
+        """Free it."""
+        self.model.close()
+
+
+def measure(path: Path, request: dict[str, Any], tell: Any) -> list[dict[str, Any]]:
+    """All runs of one file.
+
+    Raises:
+        Failed: it does not load or does not decode.
+    """
+    depths = sorted({max(1, int(d)) for d in request["depths"]})
+    threads = [max(1, int(n)) for n in request["threads"]]
+    tokens, batch = max(2, int(request.get("tokens", 32))), int(request.get("batch", 512))
+    context = depths[-1] + len(depths) * tokens + WARM_TOKENS + 8
+    timed = Timed(path, max(context, batch), batch, max(threads))
+    runs: list[dict[str, Any]] = []
+    try:
+        timed.threads(max(threads))
+        timed.feed(min(depths[0], 32))
+        timed.steps(WARM_TOKENS)
+        for repeat in range(max(1, int(request.get("repeat", 1)))):
+            for n in threads:
+                timed.threads(n)
+                timed.model.forget()
+                timed.steps(2)  # threads that were just set are started by the first token
+                timed.model.forget()
+                filled, fed, spent = 0, 0, 0.0
+                for depth in depths:
+                    wall, cpu = time.perf_counter(), time.process_time()
+                    new = max(0, depth - filled)
+                    spent += timed.feed(new) if new else 0.0
+                    filled, fed = filled + new, fed + new
+                    stepping = time.process_time()
+                    steps = timed.steps(tokens)
+                    stepping = time.process_time() - stepping
+                    runs.append(
+                        {
+                            "repeat": repeat,
+                            "threads": n,
+                            "depth": depth,
+                            "prompt_tokens": fed,
+                            "prefill_s": spent,
+                            "tokens": tokens,
+                            "steps_s": steps,
+                            "steps_cpu_s": stepping,
+                            "cpu_s": time.process_time() - cpu,
+                            "wall_s": time.perf_counter() - wall,
+                        }
+                    )
+                    filled += tokens
+                    tell()
+    finally:
+        timed.close()
+    return runs
+
+
+def work(request: dict[str, Any]) -> dict[str, Any]:
+    """Measure file after file; one of several that fails says so and the others follow."""
+    files = request["files"]
+    per_file = len(set(request["depths"])) * len(request["threads"]) * max(1, int(request.get("repeat", 1)))
+    done, total = 0, per_file * len(files)
+    out = []
+    for item in files:
+
+        def tell(label: str = str(item["label"])) -> None:
+            nonlocal done
+            done += 1
+            protocol.progress(done, total, "runs", label)
+
+        try:
+            if item.get("path"):
+                runs = measure(Path(item["path"]), request, tell)
+            else:
+                tensors = [(str(n), tuple(int(d) for d in shape), str(kind)) for n, shape, kind in item["tensors"]]
+                with tempfile.TemporaryDirectory(dir=request.get("scratch")) as folder:
+                    path = Path(folder) / "stand-in.gguf"
+                    write_filled(path, item["metadata"], tensors)
+                    runs = measure(path, request, tell)
+            out.append({"label": item["label"], "runs": runs, "error": None})
+        except (protocol.Failed, ValueError, KeyError, ctypes.ArgumentError) as e:
+            if len(files) == 1:
+                raise
+            out.append({"label": item["label"], "runs": [], "error": str(e)})
+    return {"files": out}
+
+
+if __name__ == "__main__":
+    protocol.run(work, code="step-failed")
