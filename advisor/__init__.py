@@ -17,6 +17,7 @@ from advisor._version import __version__
 
 if TYPE_CHECKING:
     from advisor.api import (
+        bench,
         compare,
         deployments,
         describe,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         recommend,
         restart,
         status,
+        suggest,
         up,
         verify,
     )
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from advisor.events import Cancel, Event, Reporter
 
 _API = (
+    "bench",
     "compare",
     "deployments",
     "describe",
@@ -48,6 +51,7 @@ _API = (
     "recommend",
     "restart",
     "status",
+    "suggest",
     "up",
     "verify",
 )
@@ -64,6 +68,7 @@ __all__ = [
     "Event",
     "Reporter",
     "__version__",
+    "bench",
     "compare",
     "deployments",
     "describe",
@@ -76,6 +81,7 @@ __all__ = [
     "recommend",
     "restart",
     "status",
+    "suggest",
     "up",
     "verify",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).resolve().parent
 
@@ -50,3 +51,14 @@ def content_hash(files: list[Path]) -> str:
         h.update(f"{name}\0{len(raw)}\0".encode())
         h.update(raw)
     return h.hexdigest()
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain data of a bundled YAML file, by the parser in C where there is one: it is many times faster.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
+    """
+    import yaml
+
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506

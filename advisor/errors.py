@@ -61,6 +61,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "not-running": Entry(EXIT_NO, "The deployment exists but does not run."),
     # 4: not found
     "model-not-found": Entry(EXIT_NOT_FOUND, "There is no such model here."),
+    "model-ambiguous": Entry(EXIT_NOT_FOUND, "The name may mean several of the models that are known."),
     "model-needs-download": Entry(EXIT_NOT_FOUND, "The model is not here yet and the command may not fetch it."),
     "file-not-found": Entry(EXIT_NOT_FOUND, "A file or folder that was named does not exist."),
     "missing-part": Entry(EXIT_NOT_FOUND, "A part of a model in several files is missing."),

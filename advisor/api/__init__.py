@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from advisor.api.artifacts import quantize, verify
+    from advisor.api.benching import bench, forget_measured
     from advisor.api.caching import cache_gc, cache_info
+    from advisor.api.charting import memory_by_context
     from advisor.api.comparing import compare
     from advisor.api.environments import env_build, env_doctor, env_list, env_offers, env_providers, env_remove
     from advisor.api.explaining import explain
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     )
     from advisor.api.planning import describe, estimate, probe, recommend
     from advisor.api.serving import deployments, down, follow, logs, restart, status, survey
+    from advisor.api.suggesting import suggest
     from advisor.api.upping import up
 
 _WHERE: Final[dict[str, str]] = {
+    "bench": "benching",
     "cache_gc": "caching",
     "cache_info": "caching",
     "compare": "comparing",
@@ -44,10 +48,12 @@ _WHERE: Final[dict[str, str]] = {
     "estimate": "planning",
     "explain": "explaining",
     "follow": "serving",
+    "forget_measured": "benching",
     "goals": "listing",
     "hardware": "listing",
     "hardware_show": "listing",
     "logs": "serving",
+    "memory_by_context": "charting",
     "models": "listing",
     "paths": "listing",
     "probe": "planning",
@@ -58,12 +64,14 @@ _WHERE: Final[dict[str, str]] = {
     "rules_list": "listing",
     "rules_show": "listing",
     "status": "serving",
+    "suggest": "suggesting",
     "survey": "serving",
     "up": "upping",
     "verify": "artifacts",
 }
 
 __all__ = [
+    "bench",
     "cache_gc",
     "cache_info",
     "compare",
@@ -81,10 +89,12 @@ __all__ = [
     "estimate",
     "explain",
     "follow",
+    "forget_measured",
     "goals",
     "hardware",
     "hardware_show",
     "logs",
+    "memory_by_context",
     "models",
     "paths",
     "probe",
@@ -95,6 +105,7 @@ __all__ = [
     "rules_list",
     "rules_show",
     "status",
+    "suggest",
     "survey",
     "up",
     "verify",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import hubbing, proving
+from advisor.api import hubbing, proving, qualities
 from advisor.api.context import load_settings, resolve_model
 from advisor.api.making import (
     SERVING_ENV,
@@ -234,7 +234,9 @@ def _gguf(
     if not verify:
         return made, None
     env = environment(s, steps, SERVING_ENV)
-    return made, proving.prove(s, steps, facts, made, env, fmt=fmt, text=text, threads=threads)
+    found = proving.prove(s, steps, facts, made, env, fmt=fmt, text=text, threads=threads)
+    qualities.keep(s, facts, method="gguf", fmt=fmt, imatrix=made.imatrix, verification=found)
+    return made, found
 
 
 def _checkpoint(
@@ -264,7 +266,9 @@ def _checkpoint(
     made = checkpoints.make(s, steps, facts, recipe, calibration=calibration, held_out=text, threads=threads)
     if not verify:
         return made, None
-    return made, checkpoints.prove(s, steps, facts, made, runtime=runtime, text=text, threads=threads)
+    found = checkpoints.prove(s, steps, facts, made, runtime=runtime, text=text, threads=threads)
+    qualities.keep(s, facts, method=chosen.method, fmt=chosen.format, imatrix=False, verification=found)
+    return made, found
 
 
 def _sha256(artifact: Path) -> str:
@@ -363,8 +367,9 @@ def verify(
         return checkpoints.verify(
             s, steps, facts, path.resolve(), against=against, text=measured_on, task=task, chunks=chunks
         )
-    if against is not None:
-        original = local_model(s, steps, facts_or_fetch(against, s, steps))
+    named = facts_or_fetch(against, s, steps) if against is not None else None
+    if named is not None:
+        original = local_model(s, steps, named)
         making = making_of(s, steps, threads)
         reference = sixteen_bit(making, original, allow_requantize=True, steps=steps).made.path
     fmt = own_format(facts)
@@ -375,6 +380,8 @@ def verify(
         )
     env = environment(s, steps, SERVING_ENV)
     made = Made(path.resolve(), reference, has_imatrix(path), {}, None, ())
-    return proving.prove(
+    found = proving.prove(
         s, steps, facts, made, env, fmt=fmt, text=measured_on, task=task, chunks=chunks, threads=threads
     )
+    qualities.keep_sound(s, named, method="gguf", fmt=fmt, imatrix=made.imatrix, verification=found)
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import hubbing, making, proving, variants
+from advisor.api import hubbing, making, proving, qualities, variants
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -68,6 +68,7 @@ def original(settings: Settings, steps: Steps, model: ModelFacts) -> Original:
         AdvisorError: ``contradictory-options`` for weights that another method has quantized already; as the step.
     """
     from advisor.execute import make as steps_of
+    from advisor.execute.gguf_files import FLOATS
     from advisor.execute.steps import Outcome, Step
 
     source = making.local_model(settings, steps, model)
@@ -89,7 +90,7 @@ def original(settings: Settings, steps: Steps, model: ModelFacts) -> Original:
         return Outcome(made, made.reused, "16-bit checkpoint")
 
     made = steps.do(Step("restore", run))
-    packed = sorted(set(source.source_types) - steps_of.FLOATS)
+    packed = sorted(set(source.source_types) - FLOATS)
     notes: tuple[str, ...] = ()
     if packed:
         notes = (
@@ -261,6 +262,9 @@ def make_and_verify(
     verification = prove(
         settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads, devices=plan.devices
     )
+    qualities.keep(
+        settings, model, method=plan.method, fmt=plan.format, imatrix=plan.imatrix, verification=verification
+    )
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
         if following is not None:
@@ -334,11 +338,10 @@ def verify(
             f"{folder.name} is of no format that can be judged: {facts.weights_dtype}.",
             hint="advisor verify --help",
         )
-    reference = None
-    if against is not None:
-        reference = original(settings, steps, making.facts_or_fetch(against, settings, steps)).folder
+    named = making.facts_or_fetch(against, settings, steps) if against is not None else None
+    reference = original(settings, steps, named).folder if named is not None else None
     made = Made(folder, reference, False, {}, recipe.quantizer, (), recipe)
-    return prove(
+    found = prove(
         settings,
         steps,
         facts,
@@ -349,3 +352,5 @@ def verify(
         chunks=chunks,
         threads=making.granted_threads(settings),
     )
+    qualities.keep_sound(settings, named, method=recipe.method, fmt=recipe.format, imatrix=False, verification=found)
+    return found

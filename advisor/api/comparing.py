@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,12 +12,12 @@ import msgspec
 
 from advisor.api import planning
 from advisor.api.context import DEFAULT_MODEL, load_settings
-from advisor.api.options import RECIPE_KEYS, PlanOptions, checked
+from advisor.api.options import MACHINE_KEYS, RECIPE_KEYS, PlanOptions, checked
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event, Reporter, safely
+from advisor.execute import qualities
 from advisor.facts.base import dumps_any, loads
 from advisor.facts.comparison import Comparison, Figures, Row
-from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan
 from advisor.facts.quantity import Quantity, exact
 from advisor.facts.text import shell_word
@@ -74,6 +73,12 @@ def compare(
     checked("compare", options)
     s = load_settings(settings)
     ref = model or DEFAULT_MODEL
+    if measure and any(options.get(name) for name in MACHINE_KEYS):
+        raise AdvisorError(
+            "contradictory-options",
+            "What is measured is measured on this machine as it is; another one can be predicted only.",
+            hint=f"advisor compare {shell_word(ref)} --measure",
+        )
     rows: list[Row] = []
     plans: list[Plan | None] = []
     facts = None
@@ -83,7 +88,7 @@ def compare(
             continue
         asked: PlanOptions = {**_taken(options, method), "method": method, "format": fmt or wanted[1]}
         try:
-            report = planning.recommend(ref, settings=s, top=1, **asked)
+            report = planning.recommend(ref, settings=s, top=1, measured=False, **asked)
         except AdvisorError as e:
             if e.code not in ("contradictory-options", "illegal-recipe"):
                 raise
@@ -103,7 +108,9 @@ def compare(
         for i, plan in enumerate(plans):
             if plan is not None and plan.status == "ready" and plan.executable_here:
                 say(Event(kind="note", step="compare", message=f"{i + 1} of {len(plans)}: {plan.method} {plan.format}"))
-                rows[i] = _measured(s, rows[i], plan, _identity(facts), again=again, reporter=reporter, cancel=cancel)
+                rows[i] = _measured(
+                    s, rows[i], plan, qualities.identity(facts), again=again, reporter=reporter, cancel=cancel
+                )
             elif plan is not None:
                 rows[i] = msgspec.structs.replace(rows[i], because=f"not measured: needs {'; '.join(plan.needs)}")
     return Comparison(rows=tuple(rows), model=facts)
@@ -286,25 +293,11 @@ def _file(s: Settings, plan: Plan, model: object) -> Path:
 
     # What decides a measurement; not what was predicted of it, which changes with what is learned.
     chosen = (plan.method, plan.format, plan.quantizer, plan.runtime, plan.source, plan.imatrix, plan.devices)
-    body = [__version__, model, chosen, plan.settings.to_json(), plan.parameters, plan.artifact]
+    settings = plan.settings.to_json()
+    del settings["gpu_memory_utilization"]  # what is free at the moment moves it, as for the plan's id
+    body = [__version__, model, chosen, settings, plan.parameters, plan.artifact]
     key = hashlib.sha256(dumps_any(body)).hexdigest()[:16]
     return Path(s.paths.state) / "compare" / f"{plan.method}-{plan.format}-{key}.json"
-
-
-def _identity(model: ModelFacts) -> list[object]:
-    """What would make another model of the same name: its revision, or the files here, by size and time."""
-    if model.path is None or model.kind not in ("folder", "gguf"):
-        return [model.ref, model.revision]
-    path = Path(model.path)
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    return [str(path), *((f.name, st.st_size, st.st_mtime_ns) for f in files if (st := _stat(f)) is not None)]
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
 
 
 def _read(path: Path) -> Row | None:

@@ -90,7 +90,7 @@ def model_from_file(path: Path) -> ModelFacts:
     import msgspec
 
     if not path.is_file():
-        raise AdvisorError("file-not-found", f"There is no file {path}.")
+        raise AdvisorError("file-not-found", f"There is no file {path}.", hint="advisor recommend 8B --json")
     raw = path.read_bytes()
     try:
         data = msgspec.json.decode(raw)
@@ -98,7 +98,12 @@ def model_from_file(path: Path) -> ModelFacts:
             data = data["data"].get("model")
         return loads(ModelFacts, msgspec.json.encode(data))
     except msgspec.MsgspecError as e:
-        raise AdvisorError("untrusted-model-config", f"{path} does not hold model facts: {e}") from e
+        raise AdvisorError(
+            "untrusted-model-config",
+            f"{path} does not hold model facts: {e}.",
+            context=("such a file is what `recommend MODEL --json` writes, or the object `model` in it",),
+            hint="advisor recommend 8B --json",
+        ) from e
 
 
 def rule_pack(settings: Settings) -> RulePack:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from advisor import datafiles
-from advisor.errors import AdvisorError, did_you_mean
+from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
 from advisor.facts.text import clean
 from advisor.model import hubref
@@ -83,11 +83,14 @@ def lookup(ref: str, settings: Settings, *, ask: bool, steps: Steps | None = Non
     if not ask:
         return None
     if settings.offline:
+        from advisor.model import bundled
+
+        overlay = datafiles.overlay_dir(settings.paths.config, "profiles/models")
         raise AdvisorError(
             "offline",
             f"{clean(ref, 120)} is not here, and advisor is offline: neither its configuration nor its weights have "
-            "been fetched.",
-            context=["bundled models can be planned for without a network: advisor models list"],
+            f"been fetched.{bundled.suggestion(parsed.repo, overlay)}",
+            context=["bundled models can be planned for without a network: advisor models list", bundled.NEWER],
             hint="advisor models list",
             data={"missing": clean(ref)},
         )
@@ -98,7 +101,7 @@ def lookup(ref: str, settings: Settings, *, ask: bool, steps: Steps | None = Non
             overlay = datafiles.overlay_dir(settings.paths.config, "profiles/models")
             from advisor.model import bundled
 
-            e.message += did_you_mean(parsed.repo, bundled.known_words(overlay))
+            e.message += bundled.suggestion(parsed.repo, overlay)
         if e.code not in _PASSING or kept is None:
             raise
         note = f"the hub could not be asked; these are the facts of {kept.record.commit[:12]}, as read before"

@@ -49,7 +49,17 @@ class KeptRecommendation(Shape, frozen=True, kw_only=True):
 
 
 def keep(settings: Settings, plans: tuple[KeptPlan, ...], rejected: tuple[Rejected, ...], model_ref: str) -> str | None:
-    """Keep ``plans``; return why that failed, or ``None``. A plan that cannot be kept is still a plan."""
+    """Keep ``plans`` and that they were the last answer; return why that failed, or ``None``. A plan that cannot be
+    kept is still a plan."""
+    return _kept(settings, plans, KeptRecommendation(version=2, model_ref=model_ref, plans=plans, rejected=rejected))
+
+
+def keep_plans(settings: Settings, plans: tuple[KeptPlan, ...]) -> str | None:
+    """Keep plans of several models, which are no recommendation for one of them; else as ``keep``."""
+    return _kept(settings, plans, None)
+
+
+def _kept(settings: Settings, plans: tuple[KeptPlan, ...], last: KeptRecommendation | None) -> str | None:
     folder = settings.paths.plans
     try:
         make_folders(folder, mode=0o700)
@@ -58,8 +68,8 @@ def keep(settings: Settings, plans: tuple[KeptPlan, ...], rejected: tuple[Reject
             raw = kept.dumps()
             if not path.is_file() or (path.read_bytes() != raw and not _better(settings, kept)):
                 write_atomic(path, raw)
-        last = KeptRecommendation(version=2, model_ref=model_ref, plans=plans, rejected=rejected)
-        write_atomic(folder / _LAST, last.dumps())
+        if last is not None:
+            write_atomic(folder / _LAST, last.dumps())
         _forget_old(folder)
     except (OSError, AdvisorError) as e:
         return f"Plans cannot be kept in {folder} ({e}), so they cannot be named later."
@@ -106,6 +116,15 @@ def find(settings: Settings, plan_id: str) -> KeptPlan:
             f"{path} cannot be read as a plan of this version: {e}",
             hint="advisor recommend",
         ) from e
+
+
+def requests_of(settings: Settings, plan_ids: tuple[str, ...]) -> dict[str, PlanRequest]:
+    """What kept plans were an answer to, by id; those that cannot be read are left out."""
+    out = {}
+    for plan_id in plan_ids:
+        with contextlib.suppress(AdvisorError):
+            out[plan_id] = find(settings, plan_id).request
+    return out
 
 
 def last(settings: Settings) -> KeptRecommendation:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from advisor import datafiles
 from advisor.api.context import load_settings, rule_pack
-from advisor.errors import AdvisorError, did_you_mean
+from advisor.errors import AdvisorError, did_you_mean, word_not_found
 from advisor.facts.plan import Goal
-from advisor.facts.reports import HardwareInfo, ModelInfo, Problem, RuleInfo
+from advisor.facts.reports import HardwareInfo, ModelInfo, Problem, RuleInfo, Runs
 
 if TYPE_CHECKING:
     from advisor.guide.schema import Rule
@@ -35,12 +35,40 @@ def goals(*, settings: Settings | None = None) -> tuple[Goal, ...]:
     return tuple(found[k] for k in sorted(found))
 
 
-def hardware(*, settings: Settings | None = None) -> tuple[HardwareInfo, ...]:
-    """All hardware profiles, by id."""
+def hardware(
+    words: tuple[str, ...] = (),
+    *,
+    vendor: str | None = None,
+    model: str | None = None,
+    settings: Settings | None = None,
+) -> tuple[HardwareInfo, ...]:
+    """The hardware profiles, by id.
+
+    Args:
+        words: only profiles whose id, name or vendor have all of these in them, whatever the case.
+        vendor: only this maker's.
+        model: say how this model runs on each.
+
+    Raises:
+        AdvisorError: ``word-not-found`` for a vendor that there is not; for ``model`` as ``describe``.
+    """
     from advisor.probes import catalog
 
     s = load_settings(settings)
     overlay = datafiles.overlay_dir(s.paths.config, "profiles/hardware")
+    every = catalog.summaries(overlay)
+    if vendor is not None and vendor.lower() not in (makers := sorted({str(p.vendor) for p in every})):
+        raise word_not_found("vendor", vendor, makers, hint="advisor hardware list")
+    found = [
+        p
+        for p in every
+        if (vendor is None or p.vendor == vendor.lower()) and _has(words, f"{p.id} {p.name} {p.vendor}")
+    ]
+    runs: dict[str, Runs] = {}
+    if model is not None:
+        from advisor.api import suiting
+
+        runs = suiting.on_each(model, tuple(p.id for p in found), s)
     return tuple(
         HardwareInfo(
             id=p.id,
@@ -48,9 +76,14 @@ def hardware(*, settings: Settings | None = None) -> tuple[HardwareInfo, ...]:
             vendor=p.vendor,
             memory_bytes=p.memory_bytes,
             bandwidth_bytes_per_s=p.bandwidth_bytes_per_s,
+            runs=runs.get(p.id),
         )
-        for p in catalog.summaries(overlay)
+        for p in found
     )
+
+
+def _has(words: tuple[str, ...], text: str) -> bool:
+    return all(word.lower() in text.lower() for word in words)
 
 
 def hardware_show(name: str, *, settings: Settings | None = None) -> HardwareInfo:
@@ -80,27 +113,45 @@ def hardware_show(name: str, *, settings: Settings | None = None) -> HardwareInf
     )
 
 
-def models(*, settings: Settings | None = None) -> tuple[ModelInfo, ...]:
-    """All models with bundled facts."""
+def models(
+    words: tuple[str, ...] = (), *, hardware: str | None = None, settings: Settings | None = None
+) -> tuple[ModelInfo, ...]:
+    """The models with bundled facts, by id.
+
+    Args:
+        words: only models whose id, architecture or license have all of these in them, whatever the case.
+        hardware: say how each runs on this (``rtx-4090``, ``rtx-3090:2``, ``cpu``, ``this``).
+
+    Raises:
+        AdvisorError: ``bad-profile``; ``hardware-not-found``.
+    """
     from advisor.model import bundled
 
     s = load_settings(settings)
     overlay = datafiles.overlay_dir(s.paths.config, "profiles/models")
-    found = []
-    for name in bundled.names(overlay):
-        facts = bundled.get(name, overlay)
-        if facts is not None:
-            found.append(
-                ModelInfo(
-                    ref=facts.ref,
-                    name=facts.name,
-                    params=facts.params,
-                    active_params=facts.active_params,
-                    architecture=facts.architecture,
-                    license=facts.license,
-                )
-            )
-    return tuple(found)
+    found = {
+        ref: entry
+        for ref, entry in bundled.listed(overlay).items()
+        if _has(words, f"{ref} {entry.name or ''} {entry.architecture} {entry.license or ''}")
+    }
+    runs: dict[str, Runs] = {}
+    if hardware is not None:
+        from advisor.api import suiting
+
+        runs = suiting.each_on({ref: entry.file for ref, entry in found.items()}, hardware, s)
+    return tuple(
+        ModelInfo(
+            ref=ref,
+            name=entry.name or ref,
+            params=entry.params,
+            active_params=entry.active_params,
+            architecture=entry.architecture,
+            license=entry.license,
+            context_max=entry.context_max,
+            runs=runs.get(ref),
+        )
+        for ref, entry in found.items()
+    )
 
 
 def _rule(rule: Rule) -> RuleInfo:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import proving
+from advisor.api import proving, qualities
 from advisor.api.context import resolve_model
 from advisor.errors import AdvisorError
 from advisor.events import Event
@@ -281,6 +281,7 @@ def make_and_verify(
         return checkpoints.make_and_verify(settings, steps, model, plan=plan, text=text, following=following)
     threads = plan.settings.threads
     env = environment(settings, steps, SERVING_ENV)
+    imatrix = plan.imatrix or asked.calibration(plan.parameters) is not None
     if plan.artifact is not None:
         from advisor.api import ready_made
 
@@ -295,7 +296,7 @@ def make_and_verify(
             steps,
             model,
             fmt=plan.format,
-            imatrix=plan.imatrix or calibration is not None,
+            imatrix=imatrix,
             as_is=plan.source == "as-is",
             calibration=calibration,
             samples=int(samples) if samples is not None else None,
@@ -303,6 +304,7 @@ def make_and_verify(
             binary=binary,
         )
     verification = proving.prove(settings, steps, model, made, env, fmt=plan.format, text=text, threads=threads)
+    qualities.keep(settings, model, method="gguf", fmt=plan.format, imatrix=imatrix, verification=verification)
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
         if following is not None:

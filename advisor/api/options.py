@@ -42,7 +42,8 @@ class PlanOptions(MachineOptions, MakingOptions, total=False):
     """All of ``recommend`` and ``up``; what is left out, or ``None``, is advisor's choice.
 
     ``context`` in tokens of one conversation; ``parallel`` requests at a time; ``min_tps`` in tokens per second;
-    ``max_memory`` in bytes; ``min_quality`` a share of the original's, up to 1; ``within`` in seconds.
+    ``max_memory`` in bytes; ``min_quality`` a share of the original's, up to 1; ``within`` in seconds; ``threads`` of
+    the runtime on the host, the granted cores by default.
     """
 
     goal: str
@@ -58,6 +59,7 @@ class PlanOptions(MachineOptions, MakingOptions, total=False):
     min_quality: float | None
     within: float | None
     no_download: bool
+    threads: int | None
 
 
 MACHINE_KEYS = frozenset(MachineOptions.__optional_keys__)
@@ -83,10 +85,15 @@ def checked(function: str, options: Mapping[str, object], known: frozenset[str] 
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
+def several(named: tuple[str, ...] | str) -> tuple[str, ...]:
+    """One device may be named without a tuple around it."""
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
 def machine_options(options: PlanOptions) -> MachineOptions:
     """Those that describe a machine."""
     return {
-        "hardware": tuple(options.get("hardware", ())),
+        "hardware": several(options.get("hardware", ())),
         "memory": options.get("memory"),
         "vram": options.get("vram"),
         "bandwidth": options.get("bandwidth"),
@@ -94,12 +101,21 @@ def machine_options(options: PlanOptions) -> MachineOptions:
 
 
 def request_of(options: PlanOptions | MakingOptions, *, top: int) -> PlanRequest:
-    """What is asked for beyond model and machine."""
+    """What is asked for beyond model and machine.
+
+    Raises:
+        AdvisorError: ``bad-option`` or ``untrusted-model-path`` for a text of the hub that cannot be calibrated on.
+    """
     recipe = RecipeOptions(**{k: v for k, v in options.items() if k in RECIPE_KEYS})  # type: ignore[arg-type]
     wanted = {_RENAMED.get(k, k): v for k, v in options.items() if k not in MACHINE_KEYS | RECIPE_KEYS}
     for name in ("calibration", "adapter"):
         value = wanted.get(name)
-        # A plan is kept, and may be carried out from another folder.
-        if value is not None and not (name == "calibration" and is_hub_text(str(value))):
+        if value is None:
+            continue
+        if name == "calibration" and is_hub_text(str(value)):
+            from advisor.execute.hub import corpora
+
+            corpora.parse(str(value), "calibration")  # what cannot be read is refused before anything is made
+        else:  # a plan is kept, and may be carried out from another folder
             wanted[name] = str(Path(str(value)).resolve())
     return PlanRequest(top=top, recipe=recipe, **wanted)  # type: ignore[arg-type] # the keys are the request's own

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import msgspec
 
 from advisor import datafiles
-from advisor.api import keeping
+from advisor.api import keeping, learning, qualities
 from advisor.api.context import (
     DEFAULT_MODEL,
     bundle_or_probe,
@@ -18,7 +18,7 @@ from advisor.api.context import (
     rule_pack,
     this_machine,
 )
-from advisor.api.options import MACHINE_KEYS, MachineOptions, PlanOptions, checked, machine_options, request_of
+from advisor.api.options import MACHINE_KEYS, MachineOptions, PlanOptions, checked, machine_options, request_of, several
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
@@ -66,8 +66,9 @@ def probe(
             from advisor.probes.record import record as write_bundle
 
             write_bundle(record, environment=probe_variables(), measurements=measuring.known(s, now=True))
-    found, more, _ = bundle_or_probe(machine, s)
-    return ProbeReport(machine=found, warnings=warnings + more)
+    found, more, here = bundle_or_probe(machine, s)
+    engines, problems = learning.engines(s, found) if here else ((), ())
+    return ProbeReport(machine=found, warnings=warnings + more + problems, measured=engines)
 
 
 def describe(model: str, *, settings: Settings | None = None) -> ModelFacts:
@@ -93,7 +94,7 @@ def target_machine(
     Raises:
         AdvisorError: ``hardware-not-found``, ``bad-machine-file``, ``contradictory-options``.
     """
-    named = tuple(h for h in options.get("hardware", ()) if h != "this")
+    named = tuple(h for h in several(options.get("hardware", ())) if h != "this")
     if named and isinstance(machine, Path):
         raise AdvisorError(
             "contradictory-options",
@@ -110,7 +111,9 @@ def target_machine(
         return base, warnings, here
     from advisor.probes.catalog import machine_from
 
-    return machine_from(named, memory=memory, vram=vram, bandwidth=bandwidth, base=base), warnings, False
+    overlay = datafiles.overlay_dir(settings.paths.config, "profiles/hardware")
+    found = machine_from(named, memory=memory, vram=vram, bandwidth=bandwidth, base=base, overlay=overlay)
+    return found, warnings, False
 
 
 def recommend(
@@ -119,6 +122,8 @@ def recommend(
     machine: Machine | Path | None = None,
     model_facts: Path | None = None,
     top: int = 5,
+    pareto: bool = False,
+    measured: bool = True,
     settings: Settings | None = None,
     **options: Unpack[PlanOptions],
 ) -> RecommendReport:
@@ -131,6 +136,8 @@ def recommend(
         machine: a machine, or a recorded one, to plan for; this one by default.
         model_facts: a file with the model's facts.
         top: how many plans to return.
+        pareto: only plans that no other one beats in quality, speed and memory together.
+        measured: what was measured of this model and on this machine takes the place of predictions.
         options: see ``PlanOptions``: ``goal``, ``context``, ``hardware``, ``memory`` ...
 
     Raises:
@@ -140,7 +147,8 @@ def recommend(
     s = load_settings(settings)
     target, warnings, here = target_machine(s, machine=machine, options=machine_options(options))
     facts = model_from_file(model_facts) if model_facts is not None else resolve_model(model or DEFAULT_MODEL, s)
-    return _recommend(s, facts, target, warnings, request_of(options, top=top), here=here)
+    request = msgspec.structs.replace(request_of(options, top=top), pareto=pareto)
+    return _recommend(s, facts, target, warnings, request, here=here, measured=measured)
 
 
 def _recommend(
@@ -151,14 +159,17 @@ def _recommend(
     request: PlanRequest,
     *,
     here: bool,
+    measured: bool,
 ) -> RecommendReport:
-    from advisor.api import ready_made
+    from advisor.api import asking, ready_made
     from advisor.backends.registry import quantizers, runtimes
     from advisor.model.tensors import tensors
     from advisor.planner import goals
     from advisor.planner.recommend import recommend as plan
 
     _check_recipe(facts, request)
+    known, more = learning.learned(settings, machine, here=here) if measured else (None, ())
+    warnings += more
     pack = rule_pack(settings)
     wanted = goals.get(
         request.goal,
@@ -175,10 +186,14 @@ def _recommend(
         runtimes={name: r.capabilities() for name, r in runtimes().items()},
         quantizers={name: q.capabilities() for name, q in quantizers().items()},
         executable_here=here,
+        learned=known,
+        engine=asking.oracle(settings),
+        cost_fn=qualities.cost_function(settings, facts) if measured else None,
     )
-    result = msgspec.structs.replace(result, plans=ready_made.offered(result.plans, facts, request, settings))
+    offered = ready_made.offered(result.plans, facts, request, settings)
+    result = msgspec.structs.replace(result, plans=tuple(with_given(p, machine) for p in offered))
     as_planned = result.plans
-    result = msgspec.structs.replace(result, plans=tuple(_with_weights(p, facts, settings) for p in result.plans))
+    result = msgspec.structs.replace(result, plans=tuple(with_weights(p, facts, settings) for p in result.plans))
     kept = tuple(
         keeping.KeptPlan(
             version=1,
@@ -237,7 +252,15 @@ def _check_recipe(model: ModelFacts, request: PlanRequest) -> None:
         raise legal
 
 
-def _with_weights(plan: Plan, facts: ModelFacts, settings: Settings) -> Plan:
+def with_given(plan: Plan, machine: Machine) -> Plan:
+    """The plan, which says what of the machine was named and not read."""
+    from advisor.probes.named import given
+
+    named = given(machine)
+    return msgspec.structs.replace(plan, assumptions=(*plan.assumptions, *named)) if named else plan
+
+
+def with_weights(plan: Plan, facts: ModelFacts, settings: Settings) -> Plan:
     """The plan, which needs the weights first where they are not here and cannot be fetched either."""
     if facts.kind == "hub" and facts.path is None:
         if not settings.offline:
@@ -251,12 +274,29 @@ def _with_weights(plan: Plan, facts: ModelFacts, settings: Settings) -> Plan:
     return msgspec.structs.replace(plan, status=status, executable_here=False, needs=(*plan.needs, need))
 
 
+def _usual(facts: ModelFacts, method: str, fmt: str | None, runtime: str | None) -> tuple[str, str]:
+    """Format and runtime of an estimate, where they are not named."""
+    if fmt is None and method != "gguf":
+        from advisor.model.tensors import tensors
+        from advisor.planner.candidate import formats
+
+        tried = formats(method, facts, PlanRequest(), tensors(facts))
+        # The usual group comes first also where it does not divide the rows; then the next one does.
+        fmt = tried[-1 if method in ("awq", "gptq", "rtn") else 0] if tried else None
+    fmt = fmt or "q4_k_m"
+    if runtime is None and method != "gguf":
+        from advisor.api.checkpoints import runtime_for
+
+        runtime = runtime_for(method, fmt)
+    return fmt, runtime or "llama.cpp"
+
+
 def estimate(
     model: str,
     *,
     method: str = "gguf",
-    format: str = "q4_k_m",
-    runtime: str = "llama.cpp",
+    format: str | None = None,
+    runtime: str | None = None,
     machine: Machine | Path | None = None,
     context: int | None = None,
     parallel: int = 1,
@@ -271,43 +311,34 @@ def estimate(
 ) -> Estimate:
     """Numbers for one named choice; no choice is made.
 
-    ``engine`` asks llama.cpp itself in its managed environment (which must have been built) and corrects the formulas.
+    Without ``format`` it is q4_k_m, or the usual one of ``method``; without ``runtime`` llama.cpp, or the one that
+    advisor serves such checkpoints with. ``engine`` asks llama.cpp itself in its managed environment (which must have
+    been built) and corrects the formulas.
 
     Raises:
         AdvisorError: unknown words, ``env-failed`` where the engine is asked and not installed.
     """
     s = load_settings(settings)
     checked("estimate", options, MACHINE_KEYS)
-    target, warnings, _ = target_machine(s, machine=machine, options=options)
-    facts = resolve_model(model, s)
+    target, warnings, here = target_machine(s, machine=machine, options=options)
+    known, more = learning.learned(s, target, here=here)
+    warnings += more
+    pack = rule_pack(s)
+    from advisor.api import asking
     from advisor.model.tensors import tensors
     from advisor.planner import goals
     from advisor.planner.estimate import estimate as one
+    from advisor.planner.request import check_choice, check_words, checked_settings
+    from advisor.probes.named import given
 
+    check_words(PlanRequest(method=method, format=format, runtime=runtime))
+    facts = resolve_model(model, s)
+    format, runtime = _usual(facts, method, format, runtime)
+    check_choice(method, format, runtime, pack)
     # What `recommend` takes where nothing is said, so that the two can be compared.
     usual = goals.get(PlanRequest().goal).context
-    oracle = None
-    if engine:
-        from advisor.api.making import SERVING_ENV
-        from advisor.execute import envs
-        from advisor.execute.oracle import DryLoad
-
-        env = envs.find(SERVING_ENV, settings=s)
-        if env is None:
-            raise AdvisorError(
-                "env-failed",
-                f"The environment {SERVING_ENV} is not built, so the engine cannot be asked.",
-                hint=f"advisor env build {SERVING_ENV}",
-            )
-        oracle = DryLoad(env, s.paths.logs / "steps" / "dryload.log")
-    result = one(
-        facts,
-        tensors(facts),
-        target,
-        method=method,
-        fmt=format,
-        runtime=runtime,
-        settings=RunSettings(
+    wanted, told = checked_settings(
+        RunSettings(
             context=context or min(usual, facts.context_max or usual) * max(1, parallel),
             parallel=parallel,
             kv_type=kv_type,
@@ -316,10 +347,29 @@ def estimate(
             batch=batch,
             ubatch=ubatch,
         ),
-        engine=oracle,
-        pack=rule_pack(s),
+        target,
+        runtime=runtime,
+        layers=gpu_layers,
     )
-    return msgspec.structs.replace(result, warnings=warnings + result.warnings)
+    result = one(
+        facts,
+        tensors(facts),
+        target,
+        method=method,
+        fmt=format,
+        runtime=runtime,
+        settings=wanted,
+        engine=asking.oracle(s, ask=engine),
+        cost_fn=qualities.cost_function(s, facts),
+        pack=pack,
+        learned=known,
+    )
+    return msgspec.structs.replace(
+        result,
+        machine=target.named,
+        warnings=warnings + told + result.warnings,
+        assumptions=(*result.assumptions, *given(target)),
+    )
 
 
 def own_machine(settings: Settings) -> Machine:

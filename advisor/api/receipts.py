@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from advisor.facts.base import loads
 from advisor.facts.plan import Plan
 from advisor.facts.quantity import Quantity
 from advisor.facts.results import Deployment, Gate, Receipt, ReceiptError, Side
+from advisor.planner.candidate import LLAMA_ENGINES
 
 if TYPE_CHECKING:
     from advisor.deploy.manager import Deployments
@@ -29,6 +31,22 @@ def ratio(predicted: Quantity | None, measured: Quantity | None) -> float | None
     return round(float(predicted.value) / float(measured.value), 4)
 
 
+def prompt_tokens(plan: Plan) -> int:
+    """Tokens of the measuring prompt: a full ubatch, or what the context has room for."""
+    return min(plan.settings.ubatch, max(32, plan.settings.context // plan.settings.parallel - _DECODE_TOKENS))
+
+
+def _cpu_share(plan: Plan, used: float | None, spent: float | None, wall: float) -> float | None:
+    """CPU time by threads x wall time. llama.cpp's threads spin while they wait, so of it the figure means that cores
+    were lacking; of other runtimes, and of models on devices, it means nothing."""
+    threads = plan.settings.threads
+    if used is None or spent is None or not threads or wall <= 0:
+        return None
+    if plan.runtime not in LLAMA_ENGINES or plan.devices not in ((), ("host",)):
+        return None
+    return round(min(1.0, max(0.0, spent - used) / (threads * wall)), 3)
+
+
 def measure(
     deployments: Deployments,
     deployment: Deployment,
@@ -43,19 +61,21 @@ def measure(
     Raises:
         AdvisorError: ``server-failed``, ``server-timeout``, ``smoke-failed``.
     """
+    from advisor.deploy import cpu_time
     from advisor.deploy.measure import measure as measure_speed
     from advisor.deploy.spec import now
 
-    prompt_tokens = min(plan.settings.ubatch, max(32, plan.settings.context // plan.settings.parallel - _DECODE_TOKENS))
+    used, begun = cpu_time.spent(deployments.pids(deployment.name)), time.monotonic()
     with deployments.sample_memory(deployment.name) as sampler:
         speed = measure_speed(
             deployment.openai_base_url,
             deployment.model,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt_tokens(plan),
             max_tokens=_DECODE_TOKENS,
             repeat=2,
             api_key=api_key,
         )
+    spent, wall = cpu_time.spent(deployments.pids(deployment.name)), time.monotonic() - begun
     own = plan.runtime != "ollama"  # what runs here only passes requests on: its memory is not the model's
     if not own:
         notes = (*notes, *daemons.memory_note(deployment.url))
@@ -84,6 +104,7 @@ def measure(
         quality_gate=gate,
         notes=notes,
         measured_at=now(),
+        cpu_share=_cpu_share(plan, used, spent, wall),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import asking, hubbing, keeping, planning, providing, receipts
+from advisor.api import asking, hubbing, keeping, learning, planning, providing, receipts, trying
 from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model
 from advisor.api.launching import (
     Endpoint,
@@ -21,7 +21,7 @@ from advisor.api.launching import (
 )
 from advisor.api.making import Made, facts_or_fetch, make_and_verify
 from advisor.api.offline import refuse_offline
-from advisor.api.options import PlanOptions, checked, machine_options
+from advisor.api.options import PlanOptions, checked, machine_options, request_of
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
 from advisor.facts.model import ModelFacts
@@ -37,12 +37,16 @@ if TYPE_CHECKING:
 
 
 class Chosen(NamedTuple):
-    """The plan to carry out, its model, the machine it was made for, and the plan that would be next."""
+    """The plan to carry out, its model, the machine it was made for, and the plan that would be next.
+
+    ``threads_named``: the user named the number of threads, so that none is tried.
+    """
 
     plan: Plan
     model: ModelFacts
     machine: Machine
     following: Plan | None
+    threads_named: bool = False
 
 
 def up(
@@ -124,11 +128,13 @@ def _choose(
         if not dry_run:
             _refuse_unless_runnable(kept.plan, kept.model_ref, kept.machine)
         model = _model_of(kept.plan, kept.model_ref, settings, steps, dry_run=dry_run)
-        return Chosen(kept.plan, model, planning.own_machine(settings), None)
+        named = kept.request.threads is not None
+        return Chosen(kept.plan, model, planning.own_machine(settings), None, named)
     ref = what or DEFAULT_MODEL
     facts = facts_or_fetch(ref, settings, steps, ask=not dry_run)
     # A model of the hub is named with its commit from here on, so that what is planned is what is fetched.
     exact = facts.ref if facts.kind == "hub" and facts.revision else ref
+    serving = keeping.requests_of(settings, _serving(settings))
     report = planning.recommend(exact, settings=settings, top=50, **options)
     if not dry_run:
         _refuse_without_weights(report.model, report.plans, ref, settings)
@@ -136,7 +142,17 @@ def _choose(
     if not ready:
         raise _no_plan(ref, report.plans, report.rejected)
     ready = providing.servable(settings, ready, report.machine, provider)
-    return Chosen(ready[0], report.model, report.machine, ready[1] if len(ready) > 1 else None)
+    # What was measured at a launch may change the order: what the same wish has launched already stays the answer.
+    ready.sort(key=lambda p: serving.get(p.id) != request_of(options, top=50))
+    following = ready[1] if len(ready) > 1 else None
+    return Chosen(ready[0], report.model, report.machine, following, options.get("threads") is not None)
+
+
+def _serving(settings: Settings) -> tuple[str, ...]:
+    """The plans of deployments that are ready."""
+    from advisor.api.serving import manager
+
+    return tuple(d.plan_id for d in manager(settings).survey().deployments if d.state == "ready")
 
 
 def _model_of(plan: Plan, ref: str, settings: Settings, steps: Steps, *, dry_run: bool) -> ModelFacts:
@@ -242,6 +258,8 @@ def _carry_out(
         following=chosen.following,
         binary=serving.binary,
     )
+    if plan.method == "gguf" and running is None and not chosen.threads_named:
+        plan = trying.tuned(settings, steps, plan, chosen.model, chosen.machine, made.artifact, env)
     if plan.method == "gguf":
         plan = asking.corrected(settings, steps, plan, chosen.model, made, env, serving, memory=running is None)
     if running is None:
@@ -262,7 +280,9 @@ def _carry_out(
     )
     made = made._replace(notes=(*made.notes, *launched_notes(deployments, deployment.name, plan, chosen.machine)))
     answer = smoke(steps, deployments, deployment, chosen.model, key)
-    receipt = _receipt(steps, deployments, deployment, plan, verification, made, answer, key)
+    receipt = _receipt(
+        settings, steps, deployments, deployment, plan, chosen.model, chosen.machine, verification, made, answer, key
+    )
     return UpResult(
         deployment=deployments.get(deployment.name),
         plan=plan,
@@ -331,10 +351,13 @@ def _preflight(
 
 
 def _receipt(
+    settings: Settings,
     steps: Steps,
     deployments: Deployments,
     deployment: Deployment,
     plan: Plan,
+    model: ModelFacts,
+    machine: Machine,
     verification: Verification | None,
     made: Made,
     answer: str,
@@ -351,7 +374,14 @@ def _receipt(
             notes=made.notes,
             api_key=key,
         )
-        receipts.save(deployments.folder(deployment.name), receipt)
+        folder = deployments.folder(deployment.name)
+        receipts.save(folder, receipt)
+        problem = learning.from_receipt(
+            settings, plan, model, machine, deployment, receipt, depth=receipts.prompt_tokens(plan)
+        )
+        if problem is not None:
+            receipt = msgspec.structs.replace(receipt, notes=(*receipt.notes, problem))
+            receipts.save(folder, receipt)
         return Outcome(msgspec.structs.replace(receipt, answer=answer))
 
     return steps.do(Step("receipt", run))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Final, NamedTuple
 
 from advisor.facts.results import Finding
@@ -13,18 +14,28 @@ _TAIL: Final = 64 << 10
 
 
 class Known(NamedTuple):
-    """A failure that logs show: ``pattern`` (over many lines), the message (``{0}`` is the line), and what to do."""
+    """A failure that logs show: a regular expression, the message (``{0}`` is the line), and what to do."""
 
-    pattern: re.Pattern[str]
+    expression: str
     code: str
     message: str
     remedy: str
     sources: tuple[str, ...] = ()
 
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The expression, over many lines; compiled when a log is looked at, which planning never does."""
+        return _compiled(self.expression)
 
-def known(pattern: str, code: str, message: str, remedy: str, *sources: str) -> Known:
-    """A table entry; ``pattern`` ignores case and ``^`` and ``$`` are of lines."""
-    return Known(re.compile(pattern, re.IGNORECASE | re.MULTILINE), code, message, remedy, sources)
+
+@cache
+def _compiled(expression: str) -> re.Pattern[str]:
+    return re.compile(expression, re.IGNORECASE | re.MULTILINE)
+
+
+def known(expression: str, code: str, message: str, remedy: str, *sources: str) -> Known:
+    """A table entry; ``expression`` ignores case and ``^`` and ``$`` are of lines."""
+    return Known(expression, code, message, remedy, sources)
 
 
 def first(table: Sequence[Known], log_tail: str) -> Finding | None:

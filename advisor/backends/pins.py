@@ -178,7 +178,7 @@ def _read(path: Path) -> BackendPins:
     import yaml
 
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data: Any = datafiles.read_yaml(path)
         known = from_json(BackendPins, data)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as e:
         raise AdvisorError("bad-profile", f"{path} does not load: {e}") from e

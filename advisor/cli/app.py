@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "recommend": (_AT + "recommend", "recommend", "Rank the ways to run a model on a machine, with reasons."),
     "estimate": (_AT + "estimate", "estimate", "Predict memory, speed and quality of one named choice."),
     "compare": (_AT + "compare", "compare", "Show the methods side by side, predicted and measured."),
+    "bench": (_AT + "bench", "bench", "Measure the speed of a deployment or a model, and learn from it."),
     "up": (_AT + "up", "up", "Carry out the best plan and serve the model."),
     "status": (_AT + "deployments", "status", "Show what is being served."),
     "logs": (_AT + "deployments", "logs", "Show the log of a deployment."),

@@ -18,6 +18,7 @@ from .params import (
     GOAL,
     KV_TYPE,
     METHOD,
+    NEW_PATH,
     QUANTIZER,
     RUNTIME,
     SIZE,
@@ -61,6 +62,7 @@ _CHOICE: Final = (
     _choice("--runtime", type=RUNTIME, help="Runtime that serves it (llama.cpp, vllm ...)."),
     _choice("--quantizer", type=QUANTIZER, help="Library that makes it (llama.cpp, llmcompressor ...)."),
     _choice("--kv-type", type=KV_TYPE, help="Type of the KV cache (f16, q8_0 ...)."),
+    _choice("--threads", type=COUNT, help="Threads on the host; the granted cores by default."),
 )
 _WISHES: Final = (
     _wish("--goal", type=GOAL, default="chat", show_default=True, help="What counts; see `goals list`."),
@@ -111,7 +113,11 @@ _REPLAY: Final = (
     _machine("--machine", type=EXISTING, help="A machine recorded by `probe --record` or `probe --json`."),
     _other("--model-facts", type=EXISTING, help="Read the model's facts from this file instead."),
 )
-_TOP: Final = (_other("--top", type=COUNT, default=5, show_default=True, help="Show the best N plans."),)
+_TOP: Final = (
+    _other(
+        "--top", type=COUNT, help="Show the best N plans (5; 12 with --plot), or without MODEL the best N models (10)."
+    ),
+)
 
 
 def _stack(options: tuple[Any, ...]) -> Decorator:
@@ -124,6 +130,7 @@ def _stack(options: tuple[Any, ...]) -> Decorator:
 
 
 option: Final = _other
+plot_option: Final = partial(_other, "--plot", type=NEW_PATH, metavar="FILE")
 machine_options = _stack((*_machine_options(), _REPLAY[0]))
 making_options = _stack(_MAKING)
 planning_options = _stack((*_WISHES, *_CHOICE, *_MAKING, *_machine_options(hidden=True)))

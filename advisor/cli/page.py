@@ -122,6 +122,14 @@ class Page:
         self._started = True
         self.console.print(clean(text, None), soft_wrap=True)
 
+    def drawing(self, lines: Iterable[str]) -> None:
+        """Lines whose spaces count: a picture made of characters."""
+        from rich.text import Text
+
+        self._started = True
+        for line in lines:
+            self.console.print(Text(clean(line, None, one_line=False).replace("\n", " ")), soft_wrap=True)
+
     def bullets(self, items: Iterable[str], style: str = "") -> None:
         """One sentence a line, hanging."""
         self.numbered((("-", item) for item in items), style)

@@ -54,6 +54,23 @@ class Parsed(_Type):
             self.fail(str(e) + ".", param, ctx)
 
 
+class Several(_Type):
+    """Values that are separated by commas, each read by a function that raises ``ValueError`` with a full sentence."""
+
+    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read ``value``; already read values pass."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self._parse(word) for word in value.split(","))
+        except ValueError as e:
+            self.fail(str(e) + ".", param, ctx)
+
+
 class Name(_Type):
     """A name of the contract's vocabulary; case does not matter. An unknown one is ``word-not-found``, no usage error.
 
@@ -143,3 +160,4 @@ QUANTIZER: Final = Suggested("quantizer", ("llama.cpp", "llmcompressor", "gptqmo
 EXISTING: Final = Existing()
 TEXT: Final = ExistingText()
 NEW_PATH: Final = click.Path(path_type=Path)
+COUNTS: Final = Several("n,n", values.parse_tokens)

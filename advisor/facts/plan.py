@@ -195,7 +195,8 @@ class PlanRequest(Shape, frozen=True, kw_only=True):
     """What the user asked for beyond the model; ``None`` leaves the choice to advisor.
 
     ``recipe``: values of the quantizer; ``calibration``: a file to calibrate on; ``adapter``: a folder with a LoRA
-    adapter that is merged into the weights first.
+    adapter that is merged into the weights first; ``pareto``: only plans that no other one beats in quality, speed and
+    memory together; ``threads`` of the runtime on the host.
     """
 
     goal: str = "chat"
@@ -215,6 +216,8 @@ class PlanRequest(Shape, frozen=True, kw_only=True):
     recipe: RecipeOptions = RecipeOptions()
     calibration: str | None = None
     adapter: str | None = None
+    pareto: bool = False
+    threads: int | None = None
 
 
 class ModelSummary(Shape, frozen=True, kw_only=True):
@@ -249,7 +252,8 @@ class Recommendation(Shape, frozen=True, kw_only=True):
 
 
 class Estimate(Shape, frozen=True, kw_only=True):
-    """Numbers for one named choice; no choice is made here."""
+    """Numbers for one named choice; no choice is made here. ``machine``: what it was named, ``None`` for this one or a
+    recorded one."""
 
     model: ModelSummary
     method: MethodName
@@ -264,3 +268,5 @@ class Estimate(Shape, frozen=True, kw_only=True):
     file_bytes: int | None = None
     fallbacks: dict[str, int] = {}
     warnings: tuple[Warning_, ...] = ()
+    machine: str | None = None
+    assumptions: tuple[str, ...] = ()

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 from advisor.facts.base import Shape
+from advisor.facts.bench import MeasuredEngine
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Goal, Plan, Rejected, Relaxation, SourceRef, Warning_
+from advisor.facts.quantity import Quantity
 
 
 class ProbeReport(Shape, frozen=True, kw_only=True):
-    """The machine, and what could not be read of it."""
+    """The machine, what could not be read of it, and the engines whose speed was measured on it."""
 
     machine: Machine
     warnings: tuple[Warning_, ...] = ()
+    measured: tuple[MeasuredEngine, ...] = ()
 
 
 class RecommendReport(Shape, frozen=True, kw_only=True):
@@ -154,11 +157,22 @@ class Check(Shape, frozen=True, kw_only=True):
     hint: str | None = None
 
 
+class Runs(Shape, frozen=True, kw_only=True):
+    """How a model runs on a machine: as GGUF ``format`` in llama.cpp, whole on its devices (on the host where there
+    are none), with ``context`` tokens. ``fits`` is ``None`` where a memory is not known."""
+
+    format: str
+    context: int
+    fits: bool | None
+    memory: Quantity
+    decode: Quantity | None
+
+
 class HardwareInfo(Shape, frozen=True, kw_only=True):
     """One hardware profile. ``None``: the profile does not say (memory of a card that is sold in several sizes).
 
     ``sources``: of everything, then of single facts, ``key: source``. ``pci_ids``: vendor and device, with the revision
-    or the subsystem where that tells products apart.
+    or the subsystem where that tells products apart. ``runs``: the model that was asked about.
     """
 
     id: str
@@ -174,10 +188,12 @@ class HardwareInfo(Shape, frozen=True, kw_only=True):
     cores: int | None = None
     pci_ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    runs: Runs | None = None
 
 
 class ModelInfo(Shape, frozen=True, kw_only=True):
-    """One model that advisor knows without a network: ``ref`` is what a command takes as MODEL."""
+    """One model that advisor knows without a network: ``ref`` is what a command takes as MODEL. ``context_max``: the
+    longest context that it was trained for. ``runs``: on the hardware that was asked about."""
 
     ref: str
     name: str
@@ -185,3 +201,5 @@ class ModelInfo(Shape, frozen=True, kw_only=True):
     active_params: int | None = None
     architecture: str | None = None
     license: str | None = None
+    context_max: int | None = None
+    runs: Runs | None = None

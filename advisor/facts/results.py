@@ -159,7 +159,11 @@ class ReceiptError(Shape, frozen=True, kw_only=True):
 
 
 class Receipt(Shape, frozen=True, kw_only=True):
-    """What was predicted beside what was measured at ``measured_at`` (UTC; ``None``: made by an older version)."""
+    """What was predicted beside what was measured at ``measured_at`` (UTC; ``None``: made by an older version).
+
+    ``cpu_share``: CPU time of the server by threads x wall time while it was measured; well below 1 it waited for
+    cores that others used. ``None``: not known, or the model is not on the host.
+    """
 
     predicted: Side
     measured: Side
@@ -168,6 +172,7 @@ class Receipt(Shape, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     answer: str | None = None
     measured_at: str | None = None
+    cpu_share: float | None = None
 
 
 class UpResult(Shape, frozen=True, kw_only=True):
@@ -199,3 +204,20 @@ class Envelope(Shape, frozen=True, kw_only=True, omit_defaults=True):
     data: dict[str, Any] | None = msgspec.field()
     warnings: tuple[Warning_, ...] = msgspec.field()
     error: ErrorBody | None = None
+
+
+class MeasuredQuality(Shape, frozen=True, kw_only=True):
+    """A verification of one way to quantize a model, without its prompts; ``measured_at`` in UTC."""
+
+    method: str
+    format: str
+    imatrix: bool
+    verification: Verification
+    measured_at: str
+
+
+class MeasuredQualities(Shape, frozen=True, kw_only=True):
+    """What verifications of one model measured, the latest last."""
+
+    model: str
+    qualities: tuple[MeasuredQuality, ...]

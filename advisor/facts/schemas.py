@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from advisor.facts.base import Shape
+from advisor.facts.bench import Bench, MeasuredEngine
 from advisor.facts.comparison import Row
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
@@ -28,6 +29,7 @@ from advisor.facts.reports import (
     RuleInfo,
 )
 from advisor.facts.results import Artifact, Deployment, Envelope, Receipt, StepRecord, Verification
+from advisor.facts.suggestions import SizeClass, SuggestedModel
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -39,23 +41,28 @@ class VersionData(Shape, frozen=True, kw_only=True):
 
 
 class ProbeData(Shape, frozen=True, kw_only=True):
-    """``advisor probe``."""
+    """``advisor probe``. ``measured``: the engines whose speed was measured on this machine, and where it is kept."""
 
     machine: Machine
+    measured: tuple[MeasuredEngine, ...] = ()
 
 
 class RecommendData(Shape, frozen=True, kw_only=True):
-    """``advisor recommend``. ``plans`` is empty where nothing fits."""
+    """``advisor recommend``. ``plans`` is empty where nothing fits. Without MODEL ``model`` is null,
+    ``size_classes`` and ``models`` say what the machine is good for, and ``plans`` are the best plans of ``models``,
+    in their order."""
 
     plans: tuple[Plan, ...]
     rejected: tuple[Rejected, ...]
     relaxations: tuple[Relaxation, ...]
     machine: Machine
-    model: ModelFacts
+    model: ModelFacts | None
     goal: Goal
     candidates_considered: int
     rules_hash: str
     overlay_rules: tuple[str, ...]
+    size_classes: tuple[SizeClass, ...] = ()
+    models: tuple[SuggestedModel, ...] = ()
 
 
 class EstimateData(Shape, frozen=True, kw_only=True):
@@ -69,6 +76,13 @@ class CompareData(Shape, frozen=True, kw_only=True):
 
     rows: tuple[Row, ...]
     model: ModelFacts
+
+
+class BenchData(Shape, frozen=True, kw_only=True):
+    """``advisor bench``. ``bench`` is null with ``--forget``; then ``forgotten`` is the file that was removed."""
+
+    bench: Bench | None
+    forgotten: str | None = None
 
 
 class ExplainData(Shape, frozen=True, kw_only=True):
@@ -226,6 +240,7 @@ DATA: Final[dict[str, type[Shape]]] = {
     "recommend": RecommendData,
     "estimate": EstimateData,
     "compare": CompareData,
+    "bench": BenchData,
     "explain": ExplainData,
     "quantize": QuantizeData,
     "verify": VerifyData,

@@ -18,6 +18,7 @@ from advisor.planner.facts import Facts, tensor_parallel
 
 if TYPE_CHECKING:
     from advisor.cost.estimate import Cost
+    from advisor.planner.learned import Learned
 
 CostFn = Callable[..., "Cost"]
 LayersFn = Callable[..., int]
@@ -66,7 +67,10 @@ def utilization(machine: Machine, target: Target) -> float | None:
 
 
 class Costing:
-    """Costs of candidates of one model on one machine for one goal."""
+    """Costs of candidates of one model on one machine for one goal.
+
+    ``learned``: what was measured on this very machine; it says nothing of another, or of this one with a change.
+    """
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Costing:
         experts_fn: ExpertsFn | None = None,
         engine: EngineOracle | None = None,
         tune: TuneFn | None = None,
+        learned: Learned | None = None,
     ) -> None:
         if cost_fn is None:
             from advisor.cost.estimate import cost
@@ -96,7 +101,8 @@ class Costing:
         self.layers_fn: LayersFn = layers_fn
         self.experts_fn: ExpertsFn | None = experts_fn
         self.engine, self.tune = engine, tune
-        self.threads = threads(machine)
+        self.threads = request.threads or threads(machine)
+        self.learned = learned if learned is not None and learned.machine is machine else None
         self._costs: dict[tuple[object, ...], Cost] = {}
 
     def settings(self, c: Candidate) -> Settings | None:
@@ -107,7 +113,7 @@ class Costing:
             context=self.goal.context * self.goal.parallel,
             parallel=self.goal.parallel,
             kv_type=self.request.kv_type or "f16",
-            gpu_layers=self.model.layers + 1 if llama and on_device else 0,
+            gpu_layers=self.model.blocks + 1 if llama and on_device else 0,
             threads=self.threads,
             tensor_parallel=tensor_parallel(c),
             tensor_split=self._split(c.target) if llama else None,
@@ -124,7 +130,7 @@ class Costing:
             self.layers_fn(self.model, self.tensors, fmt=c.format, settings=base, machine=self.machine, device=d.id)
             for d in c.target.devices
         )
-        if not 0 < layers <= self.model.layers:
+        if not 0 < layers <= self.model.blocks:
             return None
         return msgspec.structs.replace(base, gpu_layers=layers)
 
@@ -138,7 +144,7 @@ class Costing:
         )
         if not held:
             return None
-        return msgspec.structs.replace(base, gpu_layers=self.model.layers + 1, cpu_moe_layers=held)
+        return msgspec.structs.replace(base, gpu_layers=self.model.blocks + 1, cpu_moe_layers=held)
 
     @staticmethod
     def _split(target: Target) -> tuple[float, ...] | None:
@@ -169,6 +175,19 @@ class Costing:
                 imatrix=imatrix,
                 engine=self.engine,
             )
+            if self.learned is not None:
+                found = self.learned.corrected(
+                    found,
+                    self.model,
+                    self.tensors,
+                    method=c.method,
+                    fmt=c.format,
+                    runtime=c.runtime,
+                    settings=settings,
+                    devices=c.target.keys,
+                    imatrix=imatrix,
+                    threads_named=self.request.threads is not None,
+                )
             self._costs[key] = found
         return found
 

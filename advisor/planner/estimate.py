@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from advisor.facts.machine import Machine
@@ -15,6 +17,9 @@ from advisor.planner.facts import CandidateFacts, fixed_facts, tensor_parallel
 from advisor.planner.numa import spans_nodes
 from advisor.planner.request import check_context, check_words
 from advisor.planner.tuning import Tuning
+
+if TYPE_CHECKING:
+    from advisor.planner.learned import Learned
 
 # ``gpu_layers`` that means: as many as fit.
 AUTO_LAYERS = -1
@@ -47,10 +52,12 @@ def estimate(
     cost_fn: CostFn | None = None,
     layers_fn: LayersFn | None = None,
     pack: RulePack | None = None,
+    learned: Learned | None = None,
 ) -> Estimate:
     """Memory, speed and quality of one choice on ``machine``.
 
-    With ``pack`` the settings that rules choose (how the file is loaded) are those of a recommendation.
+    With ``pack`` the settings that rules choose (how the file is loaded) are those of a recommendation. ``learned``:
+    what was measured on ``machine``.
 
     ``settings.gpu_layers`` of -1 puts as many layers on the accelerator as fit; ``settings.context`` is for all
     ``parallel`` slots together and is cut to what the model was trained for.
@@ -66,7 +73,8 @@ def estimate(
         message = f"context {settings.context} was cut to {limit}, the longest the model was trained for"
         warnings.append(Warning_(code="context-reduced", message=message))
         settings = msgspec.structs.replace(settings, context=limit)
-    if settings.threads is None:
+    named = settings.threads
+    if named is None:
         settings = msgspec.structs.replace(settings, threads=threads(machine))
     goal = Goal(
         id="chat",
@@ -77,7 +85,7 @@ def estimate(
         weights={},
         because="",
     )
-    request = PlanRequest(kv_type=settings.kv_type)
+    request = PlanRequest(kv_type=settings.kv_type, threads=named)
     tune = None
     if pack is not None:
         from advisor.backends.registry import runtimes
@@ -95,6 +103,7 @@ def estimate(
         layers_fn=layers_fn,
         engine=engine,
         tune=tune,
+        learned=learned,
     )
     chosen, used = _place(costing, model, method, fmt, runtime, settings, machine)
     cost = costing.cost(chosen, used, imatrix=imatrix)
@@ -139,7 +148,7 @@ def _place(
         base = costing.settings(c)
         if base is None:
             return None
-        count = base.gpu_layers if layers == AUTO_LAYERS else min(layers, model.layers + 1) if llama else 0
+        count = base.gpu_layers if layers == AUTO_LAYERS else min(layers, model.blocks + 1) if llama else 0
         return c, msgspec.structs.replace(
             settings,
             gpu_layers=count,
@@ -153,7 +162,7 @@ def _place(
     if llama and layers == 0:
         wanted = [host]
     elif llama and layers != AUTO_LAYERS:
-        placement = "gpu" if layers > model.layers else "split"
+        placement = "gpu" if layers > model.blocks else "split"
         unified = [t for t in places if t.placement == "gpu" and placement == "split"]
         wanted = [t for t in places if t.placement == placement] or unified or [host]
         wanted = wanted[:1]
@@ -169,8 +178,28 @@ def _place(
         if found is None:
             continue
         fit = costing.fit(found[0], costing.cost(found[0], found[1], imatrix=False), found[1])
+        if fit.fits is False and target.placement == "split" and layers == AUTO_LAYERS:
+            found, fit = _fewer_layers(costing, *found)
         if fit.fits:
             return found
         tried.append((*found, fit))
     least = min(tried, key=lambda t: (t[2].short_by is None, t[2].short_by or 0))
     return least[0], least[1]
+
+
+def _fewer_layers(costing: Costing, c: Candidate, settings: Settings) -> tuple[tuple[Candidate, Settings], Fit]:
+    """A split with as few layers less on the devices as makes it fit, where that helps; otherwise as it was."""
+    first = settings, costing.fit(c, costing.cost(c, settings, imatrix=False), settings)
+    fewer, fit = first
+    while not fit.fits and fit.short_by:
+        by_device = costing.cost(c, fewer, imatrix=False).memory.by_device
+        on_devices = sum(int(q.value) for key, q in by_device.items() if key != "host")
+        layers = fewer.gpu_layers - max(1, fit.short_by * fewer.gpu_layers // max(1, on_devices))
+        if layers < 1:
+            break
+        fewer = msgspec.structs.replace(fewer, gpu_layers=layers)
+        after = costing.fit(c, costing.cost(c, fewer, imatrix=False), fewer)
+        if after.short_by is None or after.short_by >= fit.short_by:  # what is moved to the host is missing there
+            break
+        fit = after
+    return ((c, fewer), fit) if fit.fits else ((c, first[0]), first[1])

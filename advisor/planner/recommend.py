@@ -5,8 +5,8 @@ Deterministic: the same inputs give the same bytes, whatever the order of rules,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -25,10 +25,14 @@ from advisor.planner.candidate import Candidate, bits_of, candidates, usable_dev
 from advisor.planner.costing import CostFn, Costing, LayersFn
 from advisor.planner.devices import in_use
 from advisor.planner.facts import CandidateFacts, Facts, fixed_facts
+from advisor.planner.front import front
 from advisor.planner.numa import spans_nodes
 from advisor.planner.request import check, effective_goal
 from advisor.planner.status import Status, judge
 from advisor.planner.tuning import Tuning
+
+if TYPE_CHECKING:
+    from advisor.planner.learned import Learned
 
 _EXCLUDING: Final = ("exclude", "require")
 # Facts that differ between formats of one method; a rule that asks for none of them speaks for all formats at once.
@@ -38,6 +42,15 @@ _BY_FORMAT: Final = frozenset(
                  "supported", "device_supported", "quantizer", "fits_gpu_alone")
 )  # fmt: skip
 _PLACE_ORDER: Final = {"gpu": 0, "split": 1, "cpu": 2}
+
+
+# Method, GGUF type, runtime and device keys.
+Way = tuple[str, ...]
+
+
+def way(c: Candidate) -> Way:
+    """What a candidate is, apart from who makes it and from how many weights share a scale, which widths decide."""
+    return (c.method, c.format if c.method == "gguf" else "", c.runtime, *c.target.keys)
 
 
 class Drop(NamedTuple):
@@ -73,6 +86,7 @@ def recommend(
     engine: EngineOracle | None = None,
     cost_fn: CostFn | None = None,
     layers_fn: LayersFn | None = None,
+    learned: Learned | None = None,
 ) -> Recommendation:
     """Rank the ways to run ``model`` on ``machine`` for ``goal``, and say why the others were left out.
 
@@ -80,6 +94,7 @@ def recommend(
         tensors: the model's tensors; empty where they are not known.
         executable_here: ``machine`` is the one that advisor runs on.
         cost_fn, layers_fn: stand in for ``advisor.cost.estimate.cost`` and ``advisor.cost.offload``.
+        learned: what was measured on ``machine``.
 
     Returns:
         Plans, best first; none where nothing fits, then ``relaxations`` say what would have to give.
@@ -90,11 +105,18 @@ def recommend(
     check(request, pack, quantizers)
     from advisor.planner.relax import relaxations
 
-    planner = Planner(model, tensors, pack, runtimes, quantizers, engine=engine, cost_fn=cost_fn, layers_fn=layers_fn)
+    planner = Planner(
+        *(model, tensors, pack, runtimes, quantizers),
+        engine=engine,
+        cost_fn=cost_fn,
+        layers_fn=layers_fn,
+        learned=learned,
+    )
     found = planner.plan(machine, goal, request)
+    kept = front(found.kept) if request.pareto else found.kept
     plans = tuple(
         build(model, s, rank=i, executable_here=executable_here, notes=found.notes, per_slot=found.goal.context)
-        for i, s in enumerate(found.kept[: request.top], 1)
+        for i, s in enumerate(kept[: request.top], 1)
     )
     overlay = sorted({d.rule for p in plans for d in p.decisions if d.overlay} | {
         d.rule.id for d in found.dropped if d.rule.overlay
@@ -124,7 +146,9 @@ class Planner:
         engine: EngineOracle | None = None,
         cost_fn: CostFn | None = None,
         layers_fn: LayersFn | None = None,
+        learned: Learned | None = None,
     ) -> None:
+        self.learned = learned
         self.model, self.tensors, self.pack = model, tensors, pack
         self.runtimes, self.quantizers = runtimes, quantizers
         self.engine, self.cost_fn, self.layers_fn = engine, cost_fn, layers_fn
@@ -141,10 +165,11 @@ class Planner:
             layers_fn=self.layers_fn,
             engine=self.engine,
             tune=tune,
+            learned=self.learned,
         )
 
-    def plan(self, machine: Machine, goal: Goal, request: PlanRequest) -> Round:
-        """Filter, cost, fit, score and rank."""
+    def plan(self, machine: Machine, goal: Goal, request: PlanRequest, *, only: Container[Way] | None = None) -> Round:
+        """Filter, cost, fit, score and rank; with ``only`` no other ways than those are looked at."""
         goal, notes = effective_goal(goal, request, self.model)
         fixed = fixed_facts(self.model, self.tensors, machine, goal, request)
         facts = CandidateFacts(self.model, self.tensors, request, self.runtimes, machine)
@@ -158,6 +183,8 @@ class Planner:
         )
         # Accelerators first: whether a candidate fits one decides if the host is worth a look.
         for c in sorted(found, key=lambda c: (_PLACE_ORDER[c.target.placement], c.key)):
+            if only is not None and way(c) not in only:
+                continue
             considered += 1
             run_.consider(c)
         ready_first = not usable_devices(machine)
@@ -321,4 +348,4 @@ def _warnings(model: ModelFacts, machine: Machine, pack: RulePack, found: Round)
     return tuple(out)
 
 
-__all__ = ["Planner", "Round", "recommend"]
+__all__ = ["Planner", "Round", "Way", "recommend", "way"]

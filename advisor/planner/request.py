@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from advisor.backends.base import QuantizerCapabilities
 from advisor.errors import AdvisorError, word_not_found
 from advisor.facts.catalogue import FactValue
+from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
-from advisor.facts.plan import Goal, PlanRequest
+from advisor.facts.plan import Goal, PlanRequest, Settings, Warning_
 from advisor.facts.words import (
     GGUF_FORMATS,
     GROUPED_EXAMPLES,
@@ -20,7 +23,7 @@ from advisor.facts.words import (
 )
 from advisor.guide.conditions import compile_, facts_of
 from advisor.guide.schema import Rule, RulePack
-from advisor.planner.candidate import FORMATS, takes
+from advisor.planner.candidate import FORMATS, LLAMA_ENGINES, takes, usable_devices
 
 MIN_CONTEXT = 256
 
@@ -48,6 +51,57 @@ def check(request: PlanRequest, pack: RulePack, quantizers: Mapping[str, Quantiz
         raise AdvisorError("bad-option", f"--min-quality is at most 1, the original's, not {request.min_quality}.")
     _check_quantizer(request, quantizers)
     _check_rules(request, pack)
+
+
+def check_choice(method: str, fmt: str, runtime: str, pack: RulePack) -> None:
+    """Refuse a choice of which no numbers can be told: unknown words, and what no machine can run.
+
+    Raises:
+        AdvisorError: ``word-not-found`` or ``contradictory-options`` (with the rule that says so).
+    """
+    request = PlanRequest(method=method, format=fmt, runtime=runtime)
+    check_words(request)
+    _check_rules(request, pack)
+
+
+def checked_settings(
+    settings: Settings, machine: Machine, *, runtime: str, layers: int | None
+) -> tuple[Settings, tuple[Warning_, ...]]:
+    """Settings that a person named, as the runtime would take them, and what was changed.
+
+    Args:
+        settings: the settings; ``context`` is for all slots together.
+        machine: the machine that they are for.
+        runtime: what is to serve.
+        layers: ``--gpu-layers``, where it was given.
+
+    Raises:
+        AdvisorError: ``bad-option`` for slots without room; ``contradictory-options`` for layers that nothing takes.
+    """
+    check_context(settings.context)
+    if settings.context // settings.parallel < MIN_CONTEXT:
+        least = settings.parallel * MIN_CONTEXT
+        raise AdvisorError(
+            "bad-option",
+            f"--context {settings.context} for {settings.parallel} slots leaves each fewer than {MIN_CONTEXT} tokens.",
+            hint=f"advisor estimate 8B --context {least} --parallel {settings.parallel}",
+        )
+    if layers and runtime not in LLAMA_ENGINES:
+        raise AdvisorError(
+            "contradictory-options",
+            f"--gpu-layers is an option of llama.cpp; {runtime} puts all of a model on its devices.",
+            hint="advisor estimate 8B --runtime llama.cpp --gpu-layers N",
+        )
+    if layers and not usable_devices(machine):
+        raise AdvisorError(
+            "contradictory-options",
+            f"--gpu-layers {layers}: there is no accelerator that could take layers.",
+            hint=f"advisor estimate 8B --gpu-layers {layers} --vram 24GB --bandwidth 1008GB/s",
+        )
+    if settings.ubatch <= settings.batch:
+        return settings, ()
+    told = f"--ubatch {settings.ubatch} was cut to {settings.batch}, the tokens that --batch takes at once"
+    return msgspec.structs.replace(settings, ubatch=settings.batch), (Warning_(code="cost", message=told),)
 
 
 def check_context(context: int | None) -> None:

@@ -20,7 +20,7 @@ from advisor import datafiles
 from advisor.errors import AdvisorError, did_you_mean
 from advisor.facts.base import Shape, from_json
 from advisor.facts.machine import Machine
-from advisor.facts.text import clean
+from advisor.facts.text import clean, shell_word
 from advisor.facts.words import Vendor
 from advisor.probes.named import machine_of
 from advisor.probes.profiles import HardwareProfile, driver_spellings, load, normal, own_spellings, spellings
@@ -250,6 +250,7 @@ def machine_from(
     asked: list[HardwareProfile] = []
     this, cpu = not hardware, False
     for word in hardware:
+        _no_times(word)
         name, colon, digits = word.rpartition(":")
         if not colon:
             name, digits = word, "1"
@@ -259,21 +260,42 @@ def machine_from(
                 f'A count of devices is 1 to {MAX_DEVICES}, as in "rtx-3090:2"; this is "{clean(word, 60)}".',
                 hint="advisor recommend --hardware rtx-3090:2",
             )
-        if name.lower() == "this":
-            this = True
-        elif name.lower() == "cpu":
-            cpu = True
+        if name.lower() in ("this", "cpu"):
+            if int(digits) != 1:
+                raise AdvisorError(
+                    "bad-option",
+                    f'"{name.lower()}" is a whole machine and takes no count; this is "{clean(word, 60)}".',
+                    hint=f"advisor recommend --hardware {name.lower()}",
+                )
+            this, cpu = this or name.lower() == "this", cpu or name.lower() == "cpu"
         else:
             asked += [find(name, overlay=overlay)] * int(digits)
     return machine_of(
         tuple(asked),
-        label=" + ".join(clean(w, 60) for w in hardware) or "this",
+        label=" + ".join(clean(w, 60) for w in hardware) or "this machine",
         this=this,
         cpu=cpu,
         memory=memory,
         vram=vram,
         bandwidth=bandwidth,
         base=base,
+    )
+
+
+def _no_times(word: str) -> None:
+    """Refuse ``2x rtx-4090`` with the way that it is written.
+
+    Raises:
+        AdvisorError: ``bad-option``.
+    """
+    found = re.fullmatch(r"\s*(\d{1,2})\s*[xX\u00d7*]\s*(\S.*)|(.*\S)\s*[xX\u00d7*]\s*(\d{1,2})\s*", word)
+    if found is None or (found[1] is None and not re.search(r"[\s*\u00d7]", word)):  # "arc-x1" is a name
+        return
+    count, name = found[1] or found[4], (found[2] or found[3]).strip()
+    raise AdvisorError(
+        "bad-option",
+        f'A count of devices stands behind a colon, not as in "{clean(word, 60)}".',
+        hint=f"advisor recommend --hardware {shell_word(f'{name}:{count}')}",
     )
 
 

@@ -7,16 +7,23 @@ from typing import Final
 import msgspec
 
 from advisor.errors import AdvisorError
+from advisor.facts import shown
 from advisor.facts.machine import Cpu, Device, DeviceMemory, Host, HostMemory, Link, Machine, Provenance
 from advisor.facts.quantity import Quantity, exact, spread
 from advisor.probes.profiles import HardwareProfile
 from advisor.probes.sanity import BOUNDS, within
 
 GIB: Final = 1 << 30
+# How the source of a value begins that a person named on the command line.
+GIVEN: Final = "given by you"
+_TAKEN: Final = "taken for granted"
 # recommendedMaxWorkingSetSize as measured on Macs: 16 GB 10.67-11.84 GiB, 24 GB 17.76, 48 GB 37.4, 128 GB 107.5.
 # The low end of each class; a raised iogpu.wired_limit_mb gives more.
 _APPLE_SMALL: Final = (36 * GIB, 0.66)
 _APPLE_LARGE: Final = 0.75
+# Makers whose devices with the host's memory come without slots for cards; beside integrated graphics of the others
+# there may be a card.
+_WHOLE_MACHINES: Final = ("apple", "nvidia")
 
 
 def device_of(profile: HardwareProfile, device_id: str, *, total: int | None = None) -> Device:
@@ -87,6 +94,14 @@ def machine_of(
             f"{unified[0].name} is a whole machine with one memory; it cannot be added to another one.",
             hint=f"advisor recommend --hardware {unified[0].id}",
         )
+    whole = next((p for p in unified if p.vendor in _WHOLE_MACHINES), None)
+    if whole is not None and len(asked) > 1:
+        other = next(p for p in asked if p is not whole)
+        raise AdvisorError(
+            "contradictory-options",
+            f"{whole.name} is a whole machine with one memory; it takes no {other.name}.",
+            hint=f"advisor recommend --hardware {other.id}",
+        )
     if not asked and not cpu and memory is None and vram is None and bandwidth is None:
         return base
     notes = [] if asked or cpu else list(base.provenance)
@@ -105,8 +120,8 @@ def machine_of(
         devices += (_nameless(f"gpu{len(devices)}", notes),)
     devices = tuple(_changed(d, vram, bandwidth, memory, notes) if d.unusable is None else d for d in devices)
     if bandwidth is not None and not any(d.unusable is None for d in devices):
-        host = msgspec.structs.replace(host, bandwidth=exact(bandwidth, "bytes/s", "--bandwidth"))
-        notes.append(Provenance(what="host.bandwidth", source="--bandwidth"))
+        host = msgspec.structs.replace(host, bandwidth=exact(bandwidth, "bytes/s", _given("--bandwidth")))
+        notes.append(_noted("host.bandwidth", "--bandwidth", shown.bandwidth(bandwidth)))
     return Machine(
         host=host,
         devices=devices,
@@ -114,6 +129,23 @@ def machine_of(
         provenance=tuple(notes),
         named=_label(label, memory, vram, bandwidth),
     )
+
+
+def given(machine: Machine) -> tuple[str, ...]:
+    """What of the machine a person named on the command line, in words: ``gpu0.memory: 22.4 GiB, given by you ...``."""
+    return tuple(
+        f"{p.what}: {p.note}" + (f", {p.source}" if p.source != _TAKEN else "")
+        for p in machine.provenance
+        if p.source.startswith(GIVEN) or p.source == _TAKEN
+    )
+
+
+def _given(option: str) -> str:
+    return f"{GIVEN} ({option})"
+
+
+def _noted(what: str, option: str, note: str) -> Provenance:
+    return Provenance(what=what, source=_given(option), note=note)
 
 
 def _label(label: str, memory: int | None, vram: int | None, bandwidth: int | None) -> str:
@@ -125,7 +157,7 @@ def _label(label: str, memory: int | None, vram: int | None, bandwidth: int | No
 
 def _host(base: Machine, memory: int | None, notes: list[Provenance], *, named: bool) -> Host:
     if memory is not None:
-        notes.append(Provenance(what="host.memory", source="--memory", note="limits and free memory are not known"))
+        notes.append(_noted("host.memory", "--memory", f"{shown.size(memory)}, all of it free"))
         if named:
             notes.append(
                 Provenance(what="host.cpu", source="this machine", note="not named; taken to be like this one")
@@ -152,7 +184,7 @@ def _unified_host(profile: HardwareProfile, memory: int | None, base: Machine, n
     elif memory is None:
         notes.append(Provenance(what="host.memory", source=profile.file, note="the largest that is sold"))
     else:
-        notes.append(Provenance(what="host.memory", source="--memory"))
+        notes.append(_noted("host.memory", "--memory", f"{shown.size(memory)}, the one memory"))
     bandwidth = None
     if profile.bandwidth_bytes_per_s is not None:
         # Measured on a Ryzen AI Max+ 395: 100-118 of 256 GB/s from the CPU cores.
@@ -191,7 +223,8 @@ def _unified_host(profile: HardwareProfile, memory: int | None, base: Machine, n
 
 def _nameless(device_id: str, notes: list[Provenance]) -> Device:
     """A device of which only sizes are known."""
-    notes.append(Provenance(what=device_id, source="--vram", note="no device named: taken to be a discrete NVIDIA one"))
+    note = "no device is named, so it is taken to be a discrete NVIDIA one"
+    notes.append(Provenance(what=device_id, source=_TAKEN, note=note))
     return Device(
         id=device_id,
         vendor="nvidia",
@@ -224,11 +257,11 @@ def _changed(
                 hint=f"advisor recommend --memory {vram}",
             )
         total, reach, free = (total if device.unified_memory else vram), vram, None
-        notes.append(Provenance(what=f"{device.id}.memory", source="--vram"))
+        notes.append(_noted(f"{device.id}.memory", "--vram", shown.size(vram)))
     rate: Quantity | None = device.bandwidth
     if bandwidth is not None:
-        rate = exact(bandwidth, "bytes/s", "--bandwidth")
-        notes.append(Provenance(what=f"{device.id}.bandwidth", source="--bandwidth"))
+        rate = exact(bandwidth, "bytes/s", _given("--bandwidth"))
+        notes.append(_noted(f"{device.id}.bandwidth", "--bandwidth", shown.bandwidth(bandwidth)))
     return msgspec.structs.replace(
         device, memory=DeviceMemory(total_bytes=total, usable_bytes=reach, free_bytes=free), bandwidth=rate
     )

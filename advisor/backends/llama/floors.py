@@ -42,7 +42,7 @@ def floors(runtime: str) -> tuple[Floor, ...]:
     if not path.is_file():
         return ()
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data: Any = datafiles.read_yaml(path)
         found = from_json(Floors, data).floors
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as e:
         raise AdvisorError("bad-profile", f"{path} does not load: {e}") from e

@@ -5,23 +5,32 @@ from __future__ import annotations
 import click
 
 from ..command import LazyGroup, command
+from ..options import option
 from ..run import Run
 
 
-@command("list")
-def hardware_list(run: Run) -> None:
-    """List the hardware profiles."""
+@command(
+    "list",
+    "advisor hardware list laptop",
+    "advisor hardware list --vendor amd",
+    "advisor hardware list --for meta-llama/Llama-3.1-8B-Instruct",
+)
+@click.argument("words", nargs=-1)
+@option("--vendor", metavar="NAME", help="Only this maker's (nvidia, amd, intel, apple).")
+@option("--for", "model", metavar="MODEL", help="Only what holds this model whole, and how fast.")
+def hardware_list(run: Run, words: tuple[str, ...], vendor: str | None, model: str | None) -> None:
+    """List the hardware profiles; with WORDS those that have them in their names."""
     from advisor import api
     from advisor.facts.schemas import HardwareListData
 
     from ..views import catalogues as view
 
-    found = api.hardware(settings=run.settings)
+    found = api.hardware(words, vendor=vendor, model=model, settings=run.settings)
     run.sink.result(
         run.command,
         HardwareListData(hardware=found),
-        human=lambda page: view.hardware(page, found),
-        quiet=tuple(profile.id for profile in found),
+        human=lambda page: view.hardware(page, found, model=model),
+        quiet=tuple(profile.id for profile in found if profile.runs is None or profile.runs.fits is not False),
     )
 
 
@@ -43,20 +52,30 @@ def hardware_show(run: Run, name: str) -> None:
     )
 
 
-@command("list")
-def models_list(run: Run) -> None:
-    """List the models that are known without a network."""
+@command(
+    "list",
+    "advisor models list qwen3",
+    "advisor models list apache --for rtx-3060",
+    "advisor models list --for this",
+)
+@click.argument("words", nargs=-1)
+@option("--for", "hardware", metavar="HARDWARE", help="Only what this holds whole, and how fast (rtx-4090, cpu, this).")
+def models_list(run: Run, words: tuple[str, ...], hardware: str | None) -> None:
+    """List the models that are known without a network; with WORDS those that have them in id, architecture or license.
+
+    `advisor recommend --hardware NAME` ranks them.
+    """
     from advisor import api
     from advisor.facts.schemas import ModelsData
 
     from ..views import catalogues as view
 
-    found = api.models(settings=run.settings)
+    found = api.models(words, hardware=hardware, settings=run.settings)
     run.sink.result(
         run.command,
         ModelsData(models=found),
-        human=lambda page: view.models(page, found),
-        quiet=tuple(model.ref for model in found),
+        human=lambda page: view.models(page, found, hardware=hardware),
+        quiet=tuple(model.ref for model in found if model.runs is None or model.runs.fits is not False),
     )
 
 

@@ -31,8 +31,8 @@ def probe(run: Run, measure: bool, record: Path | None, machine: Path | None) ->
     report = api.probe(measure=measure, record=record, machine=machine, settings=run.settings)
     run.sink.result(
         run.command,
-        ProbeData(machine=report.machine),
-        human=lambda page: view.machine(page, report.machine, verbose=run.verbose),
+        ProbeData(machine=report.machine, measured=report.measured),
+        human=lambda page: view.machine(page, report.machine, report.measured, verbose=run.verbose),
         quiet=view.bare(report.machine),
         warnings=report.warnings,
     )

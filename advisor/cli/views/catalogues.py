@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from advisor.facts import shown
 
@@ -12,15 +12,20 @@ from .reasons import cite
 if TYPE_CHECKING:
     from advisor.facts.model import ModelFacts
     from advisor.facts.plan import Goal
-    from advisor.facts.reports import HardwareInfo, ModelInfo
+    from advisor.facts.reports import HardwareInfo, ModelInfo, Runs
 
     from ..page import Page
 
 
-def hardware(page: Page, found: tuple[HardwareInfo, ...]) -> None:
-    """A table of profiles."""
+def hardware(page: Page, found: tuple[HardwareInfo, ...], *, model: str | None = None) -> None:
+    """A table of profiles; for a model, of those that hold it."""
+    listed = [p for p in found if p.runs is None or p.runs.fits is not False]
+    if not listed:
+        page.text("No known hardware is like that.", FAINT)
+        return
+    columns = [Column("id"), Column("name"), Column("vendor"), Column("memory", True), Column("bandwidth", True)]
     page.table(
-        [Column("id"), Column("name"), Column("vendor"), Column("memory", True), Column("bandwidth", True)],
+        [*columns, *(_RUNS if model else ())],
         [
             [
                 Cell(p.id, STRONG),
@@ -28,11 +33,40 @@ def hardware(page: Page, found: tuple[HardwareInfo, ...]) -> None:
                 p.vendor,
                 shown.size(p.memory_bytes),
                 shown.bandwidth(p.bandwidth_bytes_per_s),
+                *(_runs(p.runs) if model else ()),
             ]
-            for p in found
+            for p in listed
         ],
     )
     page.text("Numbers are from the profiles' tables.", FAINT)
+    if model:
+        _told(page, model, [p.runs for p in found if p.runs is not None], len(listed))
+
+
+_RUNS: Final = (Column("fits"), Column("takes", True), Column("decode", True))
+
+
+def _runs(found: Runs | None) -> list[str | Cell]:
+    if found is None:
+        return [shown.UNKNOWN] * len(_RUNS)
+    fits = "unknown" if found.fits is None else "yes" if found.fits else "no"
+    return [
+        fits,
+        shown.quantity(found.memory),
+        shown.quantity(found.decode),
+    ]  # one line each, so that they can be searched
+
+
+def _told(page: Page, of: str, every: list[Runs], listed: int) -> None:
+    """What the numbers of a list hold for, and how much is not in it."""
+    if every:
+        most = max(r.context for r in every)
+        page.text(
+            f"For {of}: {every[0].format} in llama.cpp, whole on the device, with {shown.counted(most, 'token')} of "
+            f"context; predicted, with the ranges that `estimate` shows. {shown.counted(len(every) - listed, 'other')} "
+            "cannot be held whole.",
+            FAINT,
+        )
 
 
 def profile(page: Page, found: HardwareInfo) -> None:
@@ -59,20 +93,28 @@ def profile(page: Page, found: HardwareInfo) -> None:
         page.bullets(found.sources, FAINT)
 
 
-def models(page: Page, found: tuple[ModelInfo, ...]) -> None:
-    """A table of models."""
+def models(page: Page, found: tuple[ModelInfo, ...], *, hardware: str | None = None) -> None:
+    """A table of models; for hardware, of those that it holds."""
+    listed = [m for m in found if m.runs is None or m.runs.fits is not False]
+    if not listed:
+        page.text("No known model is like that.", FAINT)
+        return
+    columns = [Column("model"), Column("parameters", True), Column("active", True), Column("context", True)]
     page.table(
-        [Column("model"), Column("parameters", True), Column("active", True), Column("architecture")],
+        [*columns, *(_RUNS if hardware else (Column("architecture"), Column("license")))],
         [
             [
                 Cell(m.ref, STRONG, m.name if m.name != m.ref else ""),
                 shown.count(m.params),
                 shown.count(m.active_params if m.active_params is not None else m.params),
-                m.architecture or "",
+                f"{m.context_max:,}" if m.context_max is not None else shown.UNKNOWN,
+                *(_runs(m.runs) if hardware else (m.architecture or shown.UNKNOWN, m.license or shown.UNKNOWN)),
             ]
-            for m in found
+            for m in listed
         ],
     )
+    if hardware:
+        _told(page, hardware, [m.runs for m in found if m.runs is not None], len(listed))
 
 
 def model(page: Page, found: ModelFacts) -> None:

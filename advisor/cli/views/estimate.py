@@ -29,12 +29,14 @@ _PARTS = {
 def estimate(page: Page, found: Estimate, *, verbose: bool = False) -> None:
     """Write an estimate."""
     model, s = found.model, found.settings
-    page.title(f"{model.name}: {found.method} {found.format} on {found.runtime}")
+    where = f" on {found.machine}" if found.machine else ""
+    page.title(f"{model.name}: {found.method} {found.format} in {found.runtime}{where}")
     page.text(
         f"{shown.count(model.params)} parameters, {model.architecture}, {shown.counted(model.layers, 'layer')}; "
         + room(s.context // s.parallel, s.parallel, s.kv_type),
         FAINT,
     )
+    page.text(_settings(found), FAINT)
     page.text(*_fits(found))
     page.blank()
     rows: list[tuple[str, Quantity | None, str]] = [
@@ -52,12 +54,33 @@ def estimate(page: Page, found: Estimate, *, verbose: bool = False) -> None:
         + ([Column("source")] if verbose else []),
         [_row(title, q, style, verbose=verbose) for title, q, style in rows],
     )
+    unknown = [title for title, q, _ in rows if q is None]
+    if unknown:
+        page.blank()
+        page.text(f"Not known: {shown.listed(unknown)}. {_whence(found)}", FAIR)
+    if found.assumptions:
+        page.blank()
+        page.bullets(f"Assumed: {text}." for text in found.assumptions)
     if found.fallbacks:
         page.blank()
         page.text(
             "Stored in another type than named: "
             + ", ".join(f"{shown.counted(n, 'tensor')} {k}" for k, n in found.fallbacks.items())
         )
+
+
+def _settings(found: Estimate) -> str:
+    """What the runtime would be started with, as far as it moves the numbers."""
+    s, parts = found.settings, []
+    if s.gpu_layers:
+        parts.append(f"{shown.counted(s.gpu_layers, 'layer')} on devices")
+    if s.cpu_moe_layers:
+        parts.append(f"experts of {shown.counted(s.cpu_moe_layers, 'layer')} on the CPU")
+    if s.tensor_parallel > 1:
+        parts.append(f"tensor parallel {s.tensor_parallel}")
+    if s.threads is not None and (not s.gpu_layers or "host" in found.memory.by_device):
+        parts.append(shown.counted(s.threads, "thread"))
+    return ", ".join([*parts, f"batches of {s.batch} and {s.ubatch} tokens"])
 
 
 def _fits(found: Estimate) -> tuple[str, str]:
@@ -67,6 +90,13 @@ def _fits(found: Estimate) -> tuple[str, str]:
         return "It fits.", GOOD
     short = f": short by {shown.size(found.short_by)}" if found.short_by is not None else ""
     return f"It does not fit{short}.", BAD
+
+
+def _whence(found: Estimate) -> str:
+    """What would make the unknown known."""
+    if found.speed.decode is None:
+        return "A bandwidth makes the speed known: `advisor probe --measure` here, or --bandwidth for another machine."
+    return "No source that advisor has gives a figure for this combination."
 
 
 def _row(title: str, q: Quantity | None, style: str, *, verbose: bool) -> list[str | Cell]:

@@ -10,6 +10,7 @@ from ..page import Cell, quantity_cell
 from .machine_devices import devices
 
 if TYPE_CHECKING:
+    from advisor.facts.bench import MeasuredEngine
     from advisor.facts.machine import Host, Machine
 
     from ..page import Page
@@ -28,8 +29,8 @@ _ISA_OF_INTEREST = (
 )
 
 
-def machine(page: Page, found: Machine, *, verbose: bool = False) -> None:
-    """Write the whole machine."""
+def machine(page: Page, found: Machine, measured: tuple[MeasuredEngine, ...] = (), *, verbose: bool = False) -> None:
+    """Write the whole machine, and the engines whose speed was measured on it."""
     page.title(f"Machine{f' {found.named}' if found.named else ''}")
     page.fields(_host(found.host, verbose=verbose))
     page.title("Devices")
@@ -44,9 +45,21 @@ def machine(page: Page, found: Machine, *, verbose: bool = False) -> None:
     if found.runtimes:
         page.title("Runtimes")
         page.fields((r.runtime, Cell(r.version or shown.UNKNOWN, "", r.provider)) for r in found.runtimes)
+    if measured:
+        page.title("Measured here")
+        page.fields((m.runtime, Cell(f"{m.engine}: {_measured(m)}", "", shown.moment(m.measured_at))) for m in measured)
+        if verbose:
+            page.bullets(tuple(dict.fromkeys(f"kept in {m.file}" for m in measured)))
     if verbose and found.provenance:
         page.title("Read from")
         page.fields((p.what, Cell(p.source, "", p.note or "")) for p in found.provenance)
+
+
+def _measured(found: MeasuredEngine) -> str:
+    formats = ", ".join(found.formats)
+    return f"{shown.counted(found.speeds, 'speed')} of {', '.join(found.models)}" + (
+        f" in {formats}" if formats else ""
+    )
 
 
 def _host(host: Host, *, verbose: bool) -> list[tuple[str, str | Cell]]:

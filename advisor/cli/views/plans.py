@@ -28,13 +28,15 @@ class Asked(NamedTuple):
     context: int | None = None
     parallel: int | None = None
     kv_type: str | None = None
+    pareto: bool = False
 
 
 def data(report: RecommendReport) -> RecommendData:
     """The document's data: the report without what the envelope carries."""
     from advisor.facts.schemas import RecommendData
 
-    return RecommendData(**{name: getattr(report, name) for name in RecommendData.__struct_fields__})
+    own = set(report.__struct_fields__)
+    return RecommendData(**{name: getattr(report, name) for name in RecommendData.__struct_fields__ if name in own})
 
 
 def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False, asked: Asked | None = None) -> None:
@@ -46,6 +48,8 @@ def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False
         page.table(_COLUMNS, [_row(plan, cards) for plan in report.plans])
         page.text(_scale(report.plans[0], report.goal), FAINT)
         page.text(_KLD, FAINT)
+        if asked is not None and asked.pareto:
+            page.text("Only plans that no other one beats in quality, speed and memory together.", FAINT)
         if verbose:
             _terms(page, report)
         why(page, report.plans, verbose=verbose)
