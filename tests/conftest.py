@@ -6,9 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
+# Examples may take as long as a busy machine makes them; time is measured by benchmarks.
+hypothesis.settings.register_profile("advisor", deadline=None)
+hypothesis.settings.load_profile("advisor")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -127,7 +127,7 @@ def test_what_is_not_there(server: FakeHub, tmp_path: Path) -> None:
         (("me/Nothing",), "me/Nothing"),
         (("me/Tiny@v9",), "v9"),
         ((f"me/Tiny@{'0' * 40}",), "0" * 40),
-        (("Qwen/Qwen3-8Bx",), '"qwen/qwen3-8b"'),
+        (("Qwen/Qwen3-8Bx",), '"Qwen/Qwen3-8B"'),
         (("https://elsewhere.example/me/Tiny",), "HF_ENDPOINT"),
     ):
         code, document, _ = advisor("recommend", *words)

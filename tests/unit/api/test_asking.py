@@ -19,9 +19,12 @@ from advisor.cost.llama_memory import device_context
 from advisor.errors import AdvisorError
 from advisor.events import Cancel
 from advisor.execute import envs, offload
+from advisor.execute.answers import Answers, Engine
+from advisor.execute.engines import library_name
 from advisor.execute.envs import Env
 from advisor.execute.llama.fit import TOOL, spared_bytes
 from advisor.execute.offload import Loaded, Offload
+from advisor.execute.oracle import Answer, DryLoad
 from advisor.execute.steps import Steps
 from advisor.facts.machine import Machine
 from advisor.facts.plan import Plan, Settings
@@ -209,3 +212,35 @@ def test_rows_of_logits_that_a_server_does_not_reserve() -> None:
     assert spared("0.5.0", None, parallel=4, ubatch=64) == 4 * 1000 * 60
     assert spared("0.5.0", None, parallel=8, ubatch=4) == 0
     assert spared(None, 9190) == spared(None, None) == spared("dev", None) == 0
+
+
+def test_what_the_library_says_of_a_plan_on_the_host_is_kept(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Answer(kv_cache_bytes=9 << 20, compute_bytes=8 << 20, weights_bytes=None, output_bytes=7)
+    monkeypatch.setattr(DryLoad, "file", lambda *_: said)
+    plan = next(p for p in recommend("70B", machine=machine, settings=None, top=20, method="gguf").plans)
+    plan = msgspec.structs.replace(plan, devices=("host",), settings=Settings(context=4096))
+    new, detail = ask(tmp_path, plan, Serving("wheel", None))
+    assert (new.memory.kv_cache.value, new.memory.kv_cache.method) == (9 << 20, "engine")
+    assert detail.startswith("the engine takes")
+    home = settings_.load(env={"ADVISOR_HOME": str(tmp_path / "home")})
+    library = Engine(library_name(ENV.digest), lambda *_: None)
+    kept = Answers(home, lambda: [library])(MODEL, plan.format, plan.settings)
+    assert kept is not None and kept.compute_bytes == 8 << 20
+
+
+def test_the_tool_of_a_program_is_asked_where_the_library_does_not_know_the_model(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DryLoad, "file", lambda *_: None)
+    plan = next(p for p in recommend("70B", machine=machine, settings=None, top=20, method="gguf").plans)
+    plan = msgspec.structs.replace(plan, devices=("host",), settings=Settings(context=4096))
+    by = serving(tmp_path)
+    assert ask(tmp_path, plan, by) == (plan, asking._UNASKED)  # it names a device: another way of serving
+    tool = Path(by.binary.tools[TOOL]) if by.binary is not None else tmp_path
+    tool.write_text(tool.read_text().replace('print(f"CUDA0', '0 and print(f"CUDA0'))
+    new, detail = ask(tmp_path, plan, by)
+    assert new.memory.compute.method == "engine"
+    assert detail.startswith("the engine takes")
+    assert " -ngl 0 " in asked(tmp_path)[-1]

@@ -9,11 +9,13 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from advisor import api
+from advisor import api, settings
 from advisor.api import comparing, upping
 from advisor.cli.views import compare as view
-from advisor.cli.views.scatter import dots, svg
+from advisor.cli.views.pictures import comparison, dots
+from advisor.cli.views.plotting.svg import svg
 from advisor.errors import AdvisorError
+from advisor.execute import qualities
 from advisor.execute.store import Store
 from advisor.facts.comparison import Comparison
 from advisor.facts.results import StepRecord
@@ -163,10 +165,26 @@ def test_other_files_under_the_same_name_are_measured_again(runs: list[str], tmp
     weights = folder / "model.safetensors"
     weights.write_bytes(b"1")
     here = msgspec.structs.replace(facts, kind="folder", path=str(folder))
-    first = comparing._identity(here)
-    assert comparing._identity(here) == first
+    first = qualities.identity(here)
+    assert qualities.identity(here) == first
     weights.write_bytes(b"22")
-    assert comparing._identity(here) != first
+    assert qualities.identity(here) != first
+
+
+def test_memory_that_is_free_at_the_moment_measures_nothing_again() -> None:
+    plan = samples.sample_recommendation().plans[0]
+    shares = [msgspec.structs.replace(plan.settings, gpu_memory_utilization=share) for share in (None, 0.9, 0.7)]
+    s = settings.load()
+    assert len({comparing._file(s, msgspec.structs.replace(plan, settings=one), "m") for one in shares}) == 1
+    longer = msgspec.structs.replace(plan.settings, context=plan.settings.context * 2)
+    assert comparing._file(s, msgspec.structs.replace(plan, settings=longer), "m") != comparing._file(s, plan, "m")
+
+
+def test_another_machine_cannot_be_measured(runs: list[str]) -> None:
+    with pytest.raises(AdvisorError) as e:
+        api.compare(MODEL, measure=True, hardware=("rtx-4090",))
+    assert e.value.code == "contradictory-options"
+    assert not runs
 
 
 def test_options_that_leave_no_row_are_refused() -> None:
@@ -177,14 +195,14 @@ def test_options_that_leave_no_row_are_refused() -> None:
 
 def test_the_picture_is_well_formed_and_names_every_row(runs: list[str]) -> None:
     found = api.compare(MODEL, measure=True, method="gguf")
-    tree = ElementTree.fromstring(svg(found))
+    tree = ElementTree.fromstring(svg([comparison(found)]))
     texts = [t.text or "" for t in tree.iter("{http://www.w3.org/2000/svg}text")]
     assert {d.name for d in dots(found)} <= set(texts)
     assert {d.name: d.measured for d in dots(found)} == {"q4_k_m": True, "q5_k_m": False, "q8_0": False}
     told = [t.text or "" for t in tree.iter("{http://www.w3.org/2000/svg}title")]
     assert any("measured" in t for t in told)
     hostile = msgspec.structs.replace(found, model=msgspec.structs.replace(found.model, name="<a> & 'b'"))
-    ElementTree.fromstring(svg(hostile))
+    ElementTree.fromstring(svg([comparison(hostile)]))
 
 
 def test_the_bare_table_has_a_line_a_row(runs: list[str]) -> None:

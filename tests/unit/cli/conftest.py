@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import advisor.settings
 from advisor import api
 from advisor.cli.main import main
-from tests.support import comparison, sample_lists, samples
+from tests.support import bench_samples, comparison, sample_lists, samples, suggestions
 
 
 class Outcome(NamedTuple):
@@ -29,8 +30,12 @@ def answers() -> Answers:
         "probe": lambda **_: samples.sample_probe(),
         "describe": lambda model, **_: samples.sample_model(ref=model),
         "recommend": lambda model=None, **_: samples.sample_recommendation(),
+        "suggest": lambda **_: suggestions.sample_suggestions(),
+        "memory_by_context": lambda model, choices, **_: suggestions.sample_curves(),
         "estimate": lambda model, **_: samples.sample_estimate(),
         "compare": lambda model=None, **_: comparison.sample_comparison(),
+        "bench": lambda target=None, **_: bench_samples.sample_bench(),
+        "forget_measured": lambda **_: Path("/home/me/measured/00ff.json"),
         "quantize": lambda model, **_: samples.sample_artifact(),
         "verify": lambda artifact, **_: samples.sample_verification(),
         "up": lambda model=None, **_: samples.sample_up(),
@@ -55,9 +60,9 @@ def answers() -> Answers:
         "env_doctor": lambda name=None, **_: sample_lists.sample_checks(),
         "doctor": lambda **_: sample_lists.sample_checks(),
         "goals": lambda **_: (samples.sample_goal(),),
-        "hardware": lambda **_: sample_lists.sample_hardware(),
+        "hardware": lambda words=(), **_: sample_lists.sample_hardware(),
         "hardware_show": lambda name, **_: sample_lists.sample_hardware()[0],
-        "models": lambda **_: sample_lists.sample_models(),
+        "models": lambda words=(), **_: sample_lists.sample_models(),
         "paths": lambda settings=None: (settings or advisor.settings.load()).paths,
         "config": lambda settings=None: settings or advisor.settings.load(),
     }

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from advisor.api import listing
 from advisor.facts import schemas
 from tests.support import sample_lists, samples
 from tests.support.documents import check
@@ -24,9 +23,14 @@ LINES: dict[str, tuple[int, str]] = {
     "probe": (0, "probe"),
     "recommend 8B": (0, "recommend"),
     "recommend": (0, "recommend"),
+    "recommend --goal coding --top 3": (0, "recommend"),
+    "recommend 8B --pareto": (0, "recommend"),
     "compare": (0, "compare"),
     "compare 8B --measure": (0, "compare"),
     "estimate 8B": (0, "estimate"),
+    "bench": (0, "bench"),
+    "bench a.gguf --depths 256,1k --threads 2,1 --repeat 2": (0, "bench"),
+    "bench --forget": (0, "bench"),
     "quantize 8B": (0, "quantize"),
     "verify a.gguf": (0, "verify"),
     "up": (0, "up"),
@@ -55,8 +59,10 @@ LINES: dict[str, tuple[int, str]] = {
     "config show": (0, "config-show"),
     "goals list": (0, "goals-list"),
     "hardware list": (0, "hardware-list"),
+    "hardware list laptop --vendor nvidia --for 8B": (0, "hardware-list"),
     "hardware show rtx-4090": (0, "hardware-show"),
     "models list": (0, "models-list"),
+    "models list qwen apache --for this": (0, "models-list"),
     "models show 8B": (0, "models-show"),
 }
 
@@ -180,7 +186,9 @@ def test_options_reach_the_library(advise: Advise, fake: Callable[..., None], tm
         "no_download": True,
         "top": 3,
         "machine": tmp_path,
+        "threads": None,
         "model_facts": None,
+        "pareto": False,
     }
 
 
@@ -326,55 +334,6 @@ def test_the_version_is_a_document_wherever_the_option_stands(advise: Advise) ->
         assert document["schema"] == "advisor/version/v1"
         assert document["data"]["version"] == document["advisor"]
     assert advise("--version").out == f"advisor {document['advisor']}\n"
-
-
-@pytest.mark.parametrize(
-    ("option", "word", "near"),
-    [
-        ("--method", "awqq", "awq"),
-        ("--format", "q4_k", "q4_k_m"),
-        ("--runtime", "vlm", "vllm"),
-        ("--kv-type", "q8", "q8_0"),
-        ("--quantizer", "llmcompresor", "llmcompressor"),
-        ("--goal", "chatt", "chat"),
-        ("--hardware", "rtx-3099", "rtx-3090"),
-    ],
-)
-def test_an_unknown_name_is_exit_4_with_near_misses(
-    advise: Advise, fake: Callable[..., None], option: str, word: str, near: str
-) -> None:
-    from advisor.api.planning import recommend
-
-    fake(recommend=recommend)
-    done = advise("recommend", "8B", option, word)
-    assert done.code == 4, done.err
-    assert f"{word!r}" in done.err or f'"{word}"' in done.err
-    assert f'"{near}"' in done.err
-    document = json.loads(advise("recommend", "8B", option, word, "--json").out)
-    assert document["schema"] == "advisor/recommend/v1"
-    assert document["error"]["code"].endswith("-not-found")
-
-
-def test_an_unknown_format_lists_each_known_one_once(advise: Advise) -> None:
-    known = json.loads(advise("recommend", "8B", "--format", "q9", "--json").out)["error"]["data"]["known"]
-    assert len(known) == len(set(known)) > 20
-
-
-@pytest.mark.parametrize("words", [("--format", "q9"), ("--method", "x"), ("--quantizer", "llama.cop")])
-def test_quantize_knows_the_same_names(advise: Advise, fake: Callable[..., None], words: tuple[str, str]) -> None:
-    from advisor.api.artifacts import quantize
-
-    fake(quantize=quantize)
-    assert json.loads(advise("quantize", "8B", *words, "--json").out)["error"]["code"] == "word-not-found"
-
-
-def test_hardware_is_found_by_alias_and_name(advise: Advise, fake: Callable[..., None]) -> None:
-    fake(hardware_show=listing.hardware_show)
-    for word in ("RTX 4090", "nvidia geforce rtx 4090"):
-        assert json.loads(advise("hardware", "show", word, "--json").out)["data"]["hardware"]["id"] == "rtx-4090"
-    done = advise("hardware", "show", "rtx-4099")
-    assert done.code == 4
-    assert 'Did you mean "rtx-4090"' in done.err
 
 
 def test_schema_prints_the_committed_text(advise: Advise) -> None:

@@ -58,7 +58,7 @@ def finished(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("words", [["recommend", "-v"], ["recommend", "--json"], ["logs", "x", "-f"]])
+@pytest.mark.parametrize("words", [["recommend", "8B", "-v"], ["recommend", "8B", "--json"], ["logs", "x", "-f"]])
 def test_a_reader_that_goes_away_is_no_error(words: list[str]) -> None:
     process = child(*words)
     assert process.stdout is not None
@@ -74,7 +74,7 @@ def test_a_reader_that_goes_away_is_no_error(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-"])
-@pytest.mark.parametrize("words", ["recommend", "recommend --json", "--help"])
+@pytest.mark.parametrize("words", ["recommend 8B", "recommend 8B --json", "--help"])
 def test_closed_streams_are_survived(redirect: str, words: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {words} {redirect}', sys.executable, FAKE],
@@ -88,7 +88,7 @@ def test_closed_streams_are_survived(redirect: str, words: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.parametrize("words", ["recommend", "recommend --json", "paths"])
+@pytest.mark.parametrize("words", ["recommend 8B", "recommend 8B --json", "paths"])
 def test_a_full_disk_behind_stdout_is_told(words: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {words} > /dev/full', sys.executable, FAKE],
@@ -104,7 +104,7 @@ def test_a_full_disk_behind_stdout_is_told(words: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_any_encoding_can_be_written(encoding: str) -> None:
-    code, out, err = finished(child("recommend", "-v", PYTHONIOENCODING=encoding, COLUMNS="100"))
+    code, out, err = finished(child("recommend", "8B", "-v", PYTHONIOENCODING=encoding, COLUMNS="100"))
     assert code == 0, err
     text = out.decode(encoding)
     assert "reason 7" in text
@@ -112,13 +112,13 @@ def test_any_encoding_can_be_written(encoding: str) -> None:
 
 
 def test_json_is_utf8_in_any_locale() -> None:
-    code, out, _ = finished(child("recommend", "--json", PYTHONIOENCODING="ascii"))
+    code, out, _ = finished(child("recommend", "8B", "--json", PYTHONIOENCODING="ascii"))
     assert code == 0
     assert "… “quoted” ≥" in out.decode("utf-8")
 
 
 def test_colour_is_for_terminals() -> None:
-    _, out, err = finished(child("recommend"))
+    _, out, err = finished(child("recommend", "8B"))
     assert b"\x1b" not in out + err
 
 
@@ -187,7 +187,7 @@ def test_little_is_imported_to_say_hello(words: list[str]) -> None:
 
 def test_json_needs_no_rich() -> None:
     loaded = "import sys, atexit; atexit.register(lambda: print('rich' in sys.modules, file=sys.stderr))" + FAKE
-    code, _, err = finished(child("recommend", "--json", code=loaded))
+    code, _, err = finished(child("recommend", "8B", "--json", code=loaded))
     assert (code, err) == (0, b"False\n")
 
 

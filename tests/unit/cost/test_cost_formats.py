@@ -93,3 +93,36 @@ def test_double_quantization_and_zero_points_can_be_told() -> None:
     assert asymmetric is not None
     assert symmetric is not None
     assert (asymmetric.group_bits, symmetric.group_bits) == (20, 16)
+
+
+def test_one_scale_for_each_square_of_weights() -> None:
+    arch = shapes.KNOWN["qwen3-8b"]
+    model, tensors = shapes.facts(arch), shapes.tensors(arch)
+    rows = checkpoint(model, tensors, "fp8", "fp8").total.value
+    squares = checkpoint(model, tensors, "fp8", "fp8", square=128).total.value
+    packed = [t for t in tensors if t.packed]
+    scales = sum(4 * -(-t.shape[0] // 128) * -(-t.shape[1] // 128) for t in packed)
+    assert squares - rows == scales - sum(2 * t.shape[0] for t in packed)
+
+
+def test_one_scale_a_row() -> None:
+    packed = [t for t in TENSORS if t.packed]
+    row = checkpoint(MODEL, TENSORS, "rtn", "w8a16-g0").total.value
+    assert row == checkpoint(MODEL, TENSORS, "w8a8", "w8a8").total.value + 16 * len(packed)
+
+
+def test_gpt_oss_packs_its_experts_only() -> None:
+    arch = shapes.KNOWN["qwen3-30b-a3b"]._replace(arch="gpt-oss")
+    model, tensors = shapes.facts(arch), shapes.tensors(arch)
+    own = checkpoint(model, tensors, "mxfp4", "mxfp4").total.value
+    experts = sum(t.elements for t in tensors if "_exps." in t.name)
+    rest = sum(t.elements for t in tensors) - experts
+    assert own == experts * 17 // 32 + 2 * rest
+    assert checkpoint(model, tensors, "mxfp4", "mxfp4", "llmcompressor").total.value < own
+
+
+def test_zero_points_of_hqq_in_eight_bits() -> None:
+    wide, narrow = packing("hqq", "hqq4-g64"), packing("hqq", "hqq4-g64", double_quant=True)
+    assert wide is not None
+    assert narrow is not None
+    assert (wide.group_bits, narrow.group_bits) == (32, 24)

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from advisor.cost.gguf_file import file_bytes, stored_types, weight_map
 from advisor.cost.gguf_mix import DEFAULTS, assign, category, fallbacks, imatrix_need, more_bits
+from advisor.cost.gguf_rules import OTHERS
 from advisor.cost.gguf_types import BLOCKS, row_bytes, tensor_bytes
+from advisor.cost.work import bytes_read, types_read, weights_of
 from advisor.errors import AdvisorError
 from advisor.facts.model import TensorSpec
 from advisor.facts.words import GGUF_FORMATS
+from advisor.model.bundled import get
+from advisor.model.tensors import computed
 from tests.support import shapes
 
 LLAMA = shapes.KNOWN["llama-3.1-8b"]
@@ -174,3 +178,62 @@ def test_layers_for_prediction_of_several_tokens_are_not_loaded() -> None:
     assert longer.loaded == plain.loaded
     assert longer.not_loaded == (4096 * 8192 + 4096 * 4096) * 34 // 32
     assert longer.file.value > plain.file.value + longer.not_loaded
+
+
+# With a matrix where the quantizer asks for one: llama.cpp tools/quantize/README.md.
+SMALL = {
+    "iq1_s": 2.0042, "iq1_m": 2.1460, "iq2_xxs": 2.3824, "iq2_xs": 2.5882, "iq2_s": 2.7403, "iq2_m": 2.9294,
+    "iq3_xxs": 3.2548, "iq3_xs": 3.4977, "iq3_s": 3.6606, "iq3_m": 3.7628, "q2_k_s": 2.9697,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fmt", SMALL)
+def test_types_that_others_make_are_sized_too(fmt: str) -> None:
+    loaded = weight_map(MODEL, TENSORS, fmt, imatrix=True).loaded
+    assert loaded * 8 / MODEL.params == pytest.approx(SMALL[fmt], rel=2e-5)
+    assert imatrix_need(fmt) == ("recommended" if fmt in ("iq3_s", "iq3_m") else "required")
+
+
+def test_experts_alone_get_mxfp4() -> None:
+    assert counts("qwen3-30b-a3b", "mxfp4_moe") == {"f32": 5 * 48 + 1, "q8_0": 4 * 48 + 2, "mxfp4": 3 * 48}
+    arch = shapes.KNOWN["qwen3-30b-a3b"]
+    assert fallbacks(assign(shapes.facts(arch), shapes.tensors(arch), "mxfp4_moe", imatrix=False)) == {}
+
+
+def test_eight_experts_in_the_smallest_types() -> None:
+    arch = shapes.KNOWN["mixtral-8x7b"]
+    by_name = {a.tensor.name: a.type for a in assign(shapes.facts(arch), shapes.tensors(arch), "iq2_m", imatrix=True)}
+    assert by_name["blk.9.attn_k.weight"] == by_name["blk.9.attn_v.weight"] == "q4_k"
+    assert by_name["blk.9.attn_output.weight"] == "q5_k"
+    assert by_name["blk.3.ffn_down_exps.weight"] == "iq3_s"
+    assert by_name["blk.4.ffn_down_exps.weight"] == "iq2_s"
+
+
+def test_a_matrix_decides_where_it_is_not_required() -> None:
+    without = {a.tensor.name: a.type for a in assign(MODEL, TENSORS, "iq3_xxs", imatrix=False)}
+    assert without["blk.0.ffn_down.weight"] == "q4_k"
+    assert without["blk.20.ffn_down.weight"] == "q3_k"
+    assert counts("llama-2-7b", "iq3_xxs")["iq3_s"] == 32 + 32 + 1
+    assert counts("llama-2-7b", "iq3_xxs", imatrix=True)["iq3_s"] == 32 + 1
+
+
+@given(st.sampled_from(sorted(OTHERS)), st.sampled_from(sorted(shapes.KNOWN)))
+def test_rows_of_other_types_hold_whole_blocks(fmt: str, name: str) -> None:
+    arch = shapes.KNOWN[name]
+    for a in assign(shapes.facts(arch), shapes.tensors(arch), fmt, imatrix=True):
+        assert a.tensor.width % BLOCKS[a.type][0] == 0
+
+
+def test_a_token_reads_a_row_of_an_embedding_by_layer() -> None:
+    """Gemma 3n's embeddings for every layer are a third of its weights, and none of its arithmetic."""
+    model = get("google/gemma-3n-E4B-it")
+    assert model is not None
+    laid = weight_map(model, computed(model), "q8_0", imatrix=False)
+    table = next(p for p in laid.parts if p.name == "per_layer_token_embd.weight")
+    read = bytes_read(laid, model)
+    assert table.bytes > sum(read.values()) / 2
+    assert read["q8_0"] == sum(p.bytes for p in laid.parts if p.type == "q8_0" and p.matrix) - table.bytes
+    shares = dict(types_read(laid, model))
+    assert sum(shares.values()) == pytest.approx(1)
+    total = sum(weights_of(kind, size) for kind, size in read.items())
+    assert shares["q8_0"] == pytest.approx(weights_of("q8_0", read["q8_0"]) / total)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.cost.checkpoint_memory import cache_bytes
 from advisor.cost.memory import memory
+from advisor.cost.paged_memory import cache_bytes
 from advisor.facts.plan import Memory, Settings
 from tests.support import shapes
 
@@ -45,6 +45,22 @@ def test_within_8_percent_of_what_was_measured(method: str, fmt: str, measured: 
     assert q.total.low - q.kv_cache.value < measured < q.total.high - q.kv_cache.value
 
 
+# The benchmark of methods: peak of all processes with a context of 8,192 tokens, managed environment, MiB.
+@pytest.mark.parametrize(
+    ("method", "fmt", "mib"),
+    [
+        ("none", "bf16", 2195),
+        ("gptq", "w4a16-g64", 2006),
+        ("awq", "w4a16-g64", 2031),
+        ("w8a8", "w8a8", 2212),
+    ],
+)
+def test_the_benchmark_of_methods_is_met(method: str, fmt: str, mib: int) -> None:
+    q = at(8192, method=method, fmt=fmt)
+    assert q.total.value / MIB == pytest.approx(mib, rel=0.04)
+    assert q.total.low <= mib * MIB <= q.total.high
+
+
 def test_the_parts() -> None:
     q = at(4096, parallel=2)
     assert q.kv_cache.value == A_TOKEN * (4096 + 128) and q.kv_cache.method == "exact"
@@ -62,9 +78,9 @@ def test_an_eight_bit_cache_is_half_of_it() -> None:
 @given(context=st.integers(1, 1 << 17), parallel=st.integers(1, 64))
 def test_every_slot_gets_whole_blocks_and_one_block_is_spare(context: int, parallel: int) -> None:
     settings = Settings(context=context, parallel=parallel)
-    size = cache_bytes(*SMALL, settings, paged=True, on_cpu=True)
+    size = cache_bytes(*SMALL, settings, on_cpu=True)
     blocks, rest = divmod(size, 128 * A_TOKEN)
     each = max(1, context // parallel)
     assert rest == 0
     assert (blocks - 1) * 128 >= each * parallel and blocks > -(-each // 128)
-    assert size >= cache_bytes(*SMALL, settings, paged=True) - A_TOKEN * (parallel + 16)
+    assert size >= cache_bytes(*SMALL, settings) - A_TOKEN * (parallel + 16)

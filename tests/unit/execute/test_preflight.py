@@ -87,7 +87,7 @@ def machine(available: int | None, gpu_free: int | None = None, *, unified: bool
     [
         machine(8 * GIB, 24 * GIB),
         machine(None, None),
-        machine(8 * GIB, None, unified=True),
+        machine(12 * GIB, None, unified=True),
     ],
 )
 def test_enough_or_unknown_passes(there: Machine) -> None:
@@ -106,6 +106,30 @@ def test_unified_memory_is_the_hosts() -> None:
     with pytest.raises(AdvisorError) as e:
         check_memory(plan(gpu0=20 * GIB), machine(8 * GIB, None, unified=True))
     assert list(e.value.data["devices"]) == ["gpu0"]
+    with pytest.raises(AdvisorError, match=r"gpu0 needs 12\.00 GiB and has 11\.00") as e:
+        check_memory(plan(host=4 * GIB, gpu0=8 * GIB), machine(11 * GIB, None, unified=True))
+    assert e.value.data["devices"]["gpu0"]["short_by"] == GIB
+
+
+def test_a_share_of_the_device_must_be_free_when_the_runtime_starts() -> None:
+    whole = plan(host=GIB, gpu0=8 * GIB)
+    settings = msgspec.structs.replace(whole.settings, gpu_memory_utilization=0.9)
+    wanted = msgspec.structs.replace(whole, runtime="vllm", settings=settings)
+
+    def with_free(n: int) -> Machine:
+        box = machine(8 * GIB, n)
+        (device,) = box.devices
+        memory = msgspec.structs.replace(device.memory, total_bytes=20 * GIB)
+        return msgspec.structs.replace(box, devices=(msgspec.structs.replace(device, memory=memory),))
+
+    check_memory(wanted, with_free(18 * GIB))
+    check_memory(wanted, machine(8 * GIB, 9 * GIB))  # the whole of it is not known
+    with pytest.raises(AdvisorError, match=r"vllm asks for 18\.00 GiB of gpu0 when it starts \(0\.9 of all") as e:
+        check_memory(wanted, with_free(18 * GIB - 1))
+    assert e.value.code == "not-enough-memory"
+    assert e.value.data["devices"]["gpu0"] == {
+        "needed_bytes": 18 * GIB, "free_bytes": 18 * GIB - 1, "short_by": 1,
+    }  # fmt: skip
 
 
 def test_making_needs_its_memory_before_anything_is_made() -> None:

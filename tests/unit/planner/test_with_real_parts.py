@@ -140,7 +140,8 @@ def test_a_rule_of_ones_own_maps_the_file(tmp_path: Path) -> None:
     bundled = {p.format: p for p in plan("8B", machine, top=100).plans}["q4_k_m"]
     assert own.settings.load_mode == "mmap" and own.id != bundled.id
     assert own.memory.repack.value > 3e9
-    assert own.memory.total.value - own.memory.repack.value == bundled.memory.total.value
+    left = bundled.memory.overhead.value - own.memory.overhead.value  # of the buffer for reading, in the heap
+    assert own.memory.total.value - own.memory.repack.value == bundled.memory.total.value - left
     one = estimate(
         *sized("8B"),
         machine,

@@ -7,6 +7,7 @@ import pytest
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
 from advisor.probes.catalog import machine_from, names
+from advisor.probes.named import given
 from advisor.probes.record import load_machine
 from advisor.probes.sanity import Notes, sane_machine
 from tests.unit.probes.fake import GIB, MACHINES
@@ -130,10 +131,10 @@ def test_sizes_alone_describe_a_discrete_device() -> None:
     (device,) = machine.devices
     assert device.memory.total_bytes == device.memory.usable_bytes == 24 * GIB
     assert device.bandwidth is not None
-    assert (device.bandwidth.value, device.bandwidth.source) == (1008 * 10**9, "--bandwidth")
+    assert (device.bandwidth.value, device.bandwidth.source) == (1008 * 10**9, "given by you (--bandwidth)")
     assert (device.vendor, device.compute_capability, device.profile) == ("nvidia", None, None)
     assert machine.host.bandwidth is None
-    assert machine.named == "this with vram 24 GiB, bandwidth 1008 GB/s"
+    assert machine.named == "this machine with vram 24 GiB, bandwidth 1008 GB/s"
 
 
 def test_sizes_change_the_devices_of_this_machine() -> None:
@@ -176,3 +177,42 @@ def test_every_profile_makes_a_sane_machine(name: str) -> None:
     assert device.memory.total_bytes is not None
     assert device.memory.usable_bytes is None or device.memory.usable_bytes <= device.memory.total_bytes
     assert machine == make(name, base=DESKTOP)
+
+
+def test_what_was_named_says_so() -> None:
+    machine = make(vram=24 * GIB, bandwidth=1008 * 10**9, memory=64 * GIB)
+    assert given(machine) == (
+        "host.memory: 64.0 GiB, all of it free, given by you (--memory)",
+        "gpu0: no device is named, so it is taken to be a discrete NVIDIA one",
+        "gpu0.memory: 24.0 GiB, given by you (--vram)",
+        "gpu0.bandwidth: 1008 GB/s, given by you (--bandwidth)",
+    )
+    assert given(make("rtx-4090")) == ()
+    assert given(SERVER) == ()
+    unified = make("m2-ultra-76", memory=192 * GIB, bandwidth=700 * 10**9)
+    assert given(unified)[0] == "host.memory: 192 GiB, the one memory, given by you (--memory)"
+    assert unified.devices[0].memory.total_bytes == unified.host.memory.total_bytes == 192 * GIB
+
+
+@pytest.mark.parametrize("word", ["2x rtx-4090", "2 x rtx-4090", "rtx-4090 x2", "rtx-4090 x 2", "2*rtx-4090"])
+def test_a_count_that_is_written_otherwise_is_told_how(word: str) -> None:
+    with pytest.raises(AdvisorError) as caught:
+        make(word)
+    assert caught.value.code == "bad-option"
+    assert caught.value.hint == "advisor recommend --hardware rtx-4090:2"
+
+
+@pytest.mark.parametrize("word", ["cpu:2", "this:2"])
+def test_a_machine_takes_no_count(word: str) -> None:
+    assert code(word) == "bad-option"
+    assert code("cpu:0") == "bad-option"
+
+
+@pytest.mark.parametrize("whole", ["m2-ultra-76", "gb10"])
+def test_a_whole_machine_takes_no_card(whole: str) -> None:
+    assert code(whole, "rtx-4090") == "contradictory-options"
+    assert code("rtx-4090", whole) == "contradictory-options"
+
+
+def test_a_card_stands_beside_integrated_graphics() -> None:
+    assert [d.profile for d in make("ryzen-ai-max-395", "rtx-4090").devices] == ["ryzen-ai-max-395", "rtx-4090"]

