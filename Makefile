@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up down test test-long quick lint types imports bench build-check gpu-check schemas clean
+.PHONY: up down test test-long quick lint types imports bench build-check gpu-check schemas models clean
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "advisor needs Python 3.11 or newer; set PYTHON=")'
@@ -56,6 +56,9 @@ gpu-check: $(VENV)/.dev
 
 schemas: $(VENV)/.dev
 	$(BIN)/python -m advisor.facts.schemas docs/schemas
+
+models: $(VENV)/.dev
+	$(BIN)/python -c "from advisor.model import bundled; bundled.write_index()"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build

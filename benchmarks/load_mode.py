@@ -39,7 +39,7 @@ def make(folder: Path, name: str, fmt: str) -> Path:
     """A file of that shape and type with random weights."""
     arch = shapes.KNOWN[name]
     types = {a.tensor.name: a.type for a in assign(shapes.facts(arch), shapes.tensors(arch), fmt, imatrix=False)}
-    return shapes.write(folder / f"{name}-{fmt}.gguf", arch, types, words=True, filled=True)
+    return shapes.write(folder / f"{name}-{fmt}.gguf", arch, types, words=True, filled=True, merges=True)
 
 
 def serve(python: str, model: Path, *, env: dict[str, str] | None = None, **asked: Any) -> dict[str, Any]:

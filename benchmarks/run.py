@@ -3,10 +3,12 @@
 CPU time, not wall time, wherever one is compared with another: it does not move with what else the machine does.
 ``python benchmarks/run.py startup`` only times start-up, ``probes`` the recorded machines; ``chain`` runs ``up`` on the
 real model and the same steps by hand; ``formats`` compares predicted and measured memory over several formats;
-``load-mode`` compares ways to get a file into memory, ``waiting`` threads that spin with threads that sleep. Without a
-word: all of these. ``providers`` compiles llama.cpp (over ten minutes) and holds it against the prebuilt wheel;
-``binding`` compiles llama-cpp-python where it is not there yet; ``offload`` needs a software Vulkan driver, ``methods``
-makes and serves every method of the guide (half an hour).
+``load-mode`` compares ways to get a file into memory, ``waiting`` threads that spin with threads that sleep;
+``methods`` makes and serves every method of the guide (half an hour). ``numbers`` holds predictions against what others
+published and what the engine says: ``sizes``, ``quality``, ``speeds``, ``memory``, ``learned`` (decodes on this
+machine) and ``resident`` (loads models up to 8B). Without a word: all of these. ``providers`` compiles llama.cpp (over
+ten minutes) and holds it against the prebuilt wheel; ``binding`` compiles llama-cpp-python where it is not there yet;
+``offload`` needs a software Vulkan driver.
 ``--write FILE`` also writes what is printed.
 """
 
@@ -26,6 +28,12 @@ from typing import Any
 
 from load_mode import load_mode, waiting
 from methods import methods
+from numbers_learned import learned
+from numbers_memory import memory
+from numbers_quality import quality
+from numbers_resident import resident
+from numbers_sizes import sizes
+from numbers_speeds import speeds
 
 import advisor
 from advisor import settings
@@ -314,10 +322,21 @@ def main(argv: list[str]) -> int:
         "providers": providers,
         "binding": binding,
         "offload": offload,
+        # Half an hour: every method of the guide, made and served.
         "methods": methods,
     }
-    usual = [part for name, part in parts.items() if name not in ("providers", "binding", "offload", "methods")]
-    chosen = [parts[a] for a in argv if a in parts] or usual
+    numbers: dict[str, Callable[[Callable[[str], None]], None]] = {
+        "memory": memory,
+        "resident": resident,
+        "sizes": sizes,
+        "speeds": speeds,
+        "quality": quality,
+        "learned": learned,
+    }
+    parts |= numbers
+    usual = [part for name, part in parts.items() if name not in ("providers", "binding", "offload")]
+    words = [w for a in argv for w in (numbers if a == "numbers" else (a,))]
+    chosen = [parts[w] for w in words if w in parts] or usual
     lines: list[str] = []
 
     def say(line: str) -> None:
