@@ -153,7 +153,7 @@ def memory(
         output = exact(asked.output_bytes, "bytes", _DRY, "engine")
     process = overhead(model, provider, slots=settings.parallel, rows=min(settings.ubatch, room.sequence))
     if not mapped:
-        process = total([process, _left(weights, types)], process.source)
+        process = total([process, left(weights, types)], process.source)
     if kept != NOTHING:
         more = kept_bytes(model, tensors, settings, kept)
         process = total([process, more], f"{process.source}; {more.source}")
@@ -245,7 +245,7 @@ def overhead(model: ModelFacts, provider: str, *, slots: int = 1, rows: int = 0)
     )
 
 
-def _left(weights: WeightMap, types: dict[str, int]) -> Quantity:
+def left(weights: WeightMap, types: dict[str, int]) -> Quantity:
     """What the C library keeps of the buffers through which a file was read."""
     size = repack.largest(weights, types)
     return Quantity(
