@@ -119,8 +119,8 @@ def _sum(parts: list[Quantity]) -> Quantity | None:
 def _already(model: ModelFacts, tensors: tuple[TensorSpec, ...], method: str, fmt: str, as_is: bool | None) -> bool:
     if as_is is not None:
         return as_is
-    if method == "none":
-        return True
+    if method == "none":  # a runtime of checkpoints takes no GGUF file: it is restored first
+        return model.weights_format != "gguf"
     return method == "gguf" and stored_types(model, tensors, fmt)
 
 
@@ -151,7 +151,7 @@ def quantize_time(
             parts.append(seconds(IMATRIX, model.active_params, cores))
         parts.append(seconds(_GGUF[fmt], model.params, cores))
         return _sum(parts)
-    if method in ("nf4", "int8"):
+    if method in ("nf4", "int8", "none"):
         nothing = Quantity(value=0.0, low=0.0, high=0.0, unit="s", method="exact", source="quantized while loading")
         return _sum([seconds(RESTORE, model.params, cores)]) if model.weights_format == "gguf" else nothing
     work = _METHODS.get(method)
@@ -265,12 +265,14 @@ def disk(
     local = model.path is not None and model.weights_format != "none"
     source = model.weights_bytes or 2 * model.params
     download = 0 if local else (model.weights_bytes if model.weights_bytes else 2 * model.params)
-    if _already(model, tensors, method, fmt, as_is) or method in _AT_LOAD:
+    if _already(model, tensors, method, fmt, as_is):
         return Disk(download_bytes=download, peak_bytes=download)
     between = 0
     if method == "gguf" and model.weights_format != "gguf":
         between = int(weight_map(model, tensors, "f16", imatrix=False, as_is=False).file.value)
     elif method != "gguf" and model.weights_format == "gguf":
         between = int(checkpoint(model, tensors, "none", "bf16").total.value)
+    if method in (*_AT_LOAD, "none"):  # the 16-bit checkpoint is what is served
+        return Disk(download_bytes=download, peak_bytes=download + between)
     kept = 0 if local else source
     return Disk(download_bytes=download, peak_bytes=kept + between + artifact_bytes)

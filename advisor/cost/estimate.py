@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from advisor.cost import effort, repack
 from advisor.cost.formats import checkpoint
-from advisor.cost.gguf_file import weight_map
+from advisor.cost.gguf_file import stored_types, weight_map
 from advisor.cost.gguf_mix import fallbacks
 from advisor.cost.llama_memory import is_mapped
 from advisor.cost.memory import memory
@@ -17,6 +19,8 @@ from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Disk, Memory, Quality, Settings, Speed, Time
 from advisor.facts.protocols import EngineOracle
 from advisor.facts.quantity import Quantity
+
+_FLOATS: Final = frozenset(("f32", "f16", "bf16"))
 
 
 class Cost(Shape, frozen=True, kw_only=True):
@@ -120,11 +124,15 @@ def cost(
     if model.sliding_window and model.sliding_pattern is None:
         assumptions.append("the sliding window is not used: the cache is counted for the whole context")
     warnings = list(fast.warnings)
-    if method == "gguf" and not known(method, fmt):  # a file of an unusual type, served as it is
+    same = method == "gguf" and model.weights_format == "gguf"
+    same = same and (stored_types(model, tensors, fmt) if as_is is None else as_is)
+    if same and not set(model.source_types) <= _FLOATS:
+        assumptions.append("what the file had lost before it was named is not counted: it is lost however it is served")
+    if method == "gguf" and not same and not known(method, fmt):  # a file of an unusual type, served as it is
         lost = Quality(kld=None, perplexity_ratio=None, recovery=None)
         warnings.append(f"there are no published losses for {fmt}, so quality is not predicted")
     else:
-        lost = quality(model, method, fmt, imatrix, settings.kv_type)
+        lost = quality(model, method, fmt, imatrix, settings.kv_type, as_is=same)
     return Cost(
         memory=need,
         speed=fast.speed,

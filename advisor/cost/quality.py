@@ -202,19 +202,21 @@ def is_original(model: ModelFacts, method: str) -> bool:
     return model.quantized_method == method and (model.model_type, method) in _PUBLISHED_AS
 
 
-def predict(model: ModelFacts, method: str, fmt: str, imatrix: bool) -> Quantity:
+def predict(model: ModelFacts, method: str, fmt: str, imatrix: bool, *, as_is: bool = False) -> Quantity:
     """Mean KL divergence of the quantized model from its original, in nats.
 
     The original has 16 bits a weight, or is what was published in a quantized format (``is_original``), of which
-    serving it as it is loses no more than rounding.
+    serving it as it is loses no more than rounding. Of a quantized file that was named the file itself is the original
+    (``as_is``): what it lost before is lost however it is served.
 
     Raises:
         AdvisorError: ``bad-option`` where there are no figures for the method or format.
     """
-    if is_original(model, method):
+    if as_is or is_original(model, method):
+        whose = "the file as it is" if as_is else "the weights as they were published"
         return msgspec.structs.replace(
             _kld(model.params, "none", "bf16", False),
-            source=f"the weights as they were published, in {fmt}: nothing is lost but by rounding between kernels",
+            source=f"{whose}, in {fmt}: nothing is lost but by rounding between kernels",
         )
     return _kld(model.params, method, fmt, imatrix, is_early(model))
 
@@ -261,8 +263,10 @@ def _recovery(kld: Quantity, source: str) -> Quantity:
     )
 
 
-def quality(model: ModelFacts, method: str, fmt: str, imatrix: bool, kv_type: str = "f16") -> Quality:
-    """All three measures of quality, the loss by a quantized cache included.
+def quality(
+    model: ModelFacts, method: str, fmt: str, imatrix: bool, kv_type: str = "f16", *, as_is: bool = False
+) -> Quality:
+    """All three measures of quality, the loss by a quantized cache included; ``as_is`` as in ``predict``.
 
     The logarithm of the perplexity ratio and the share of task scores that is lost are proportional to the divergence.
 
@@ -270,7 +274,7 @@ def quality(model: ModelFacts, method: str, fmt: str, imatrix: bool, kv_type: st
         AdvisorError: ``bad-option`` where there are no figures for the method or format.
     """
     table = losses()
-    kld = predict(model, method, fmt, imatrix)
+    kld = predict(model, method, fmt, imatrix, as_is=as_is)
     extra = table.kv.get(kv_type, 0.0)
     source = kld.source
     if extra:

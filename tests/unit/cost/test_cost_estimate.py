@@ -186,3 +186,36 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_quantized_file_is_its_own_original() -> None:
+    stored = tuple(
+        TensorSpec(
+            name=t.name, shape=t.shape, role=t.role, layer=t.layer, gguf_type="q4_0" if len(t.shape) > 1 else "f32"
+        )
+        for t in TENSORS
+    )
+    model = shapes.facts(
+        ARCH, kind="gguf", weights_format="gguf", weights_dtype="q4_0", weights_bytes=4_600_000_000, path="/models/m.gguf",
+        source_types={"q4_0": 4_500_000_000, "f32": 1_000_000},
+    )  # fmt: skip
+
+    def of_file(method: str, fmt: str, runtime: str) -> Cost:
+        return cost(
+            model, stored, method=method, fmt=fmt, runtime=runtime, settings=Settings(context=2048), machine=CPU,
+            devices=("host",),
+        )  # fmt: skip
+
+    same, again, restored = (
+        of_file("gguf", "q4_0", "llama.cpp"), of_file("gguf", "q4_k_m", "llama.cpp"), of_file("none", "bf16", "vllm")
+    )  # fmt: skip
+    assert same.quality.kld is not None
+    assert again.quality.kld is not None
+    assert same.quality.kld.value < 0.002 < again.quality.kld.value
+    assert any("not counted" in a for a in same.assumptions)
+    assert not any("not counted" in a for a in again.assumptions)
+    # A runtime of checkpoints takes no GGUF file: restoring it takes time and room.
+    assert same.time.quantize is not None
+    assert restored.time.quantize is not None
+    assert same.time.quantize.value == 0 < restored.time.quantize.value
+    assert restored.disk.peak_bytes > same.disk.peak_bytes + 2 * 0.9 * model.params
