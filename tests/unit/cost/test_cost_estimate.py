@@ -196,7 +196,7 @@ def test_a_quantized_file_is_its_own_original() -> None:
         for t in TENSORS
     )
     model = shapes.facts(
-        ARCH, kind="gguf", weights_format="gguf", weights_dtype="q4_0", weights_bytes=4_600_000_000, path="/models/m.gguf",
+        ARCH, kind="gguf", weights_format="gguf", weights_dtype="q4_0", weights_bytes=4_600_000_000, path="/m.gguf",
         source_types={"q4_0": 4_500_000_000, "f32": 1_000_000},
     )  # fmt: skip
 
