@@ -137,8 +137,8 @@ def test_work_buffer_of_experts_is_bounded(used: int, tmp_path: Path, serving_py
         ("smollm2-135m", "q8_0", "mmap", 30),
         ("qwen2.5-0.5b", "q4_0", "none", 24),
         ("qwen2.5-0.5b", "iq4_nl", "mmap", 24),
-        ("llama-3.1-8b", "q4_k_m", "mmap", 32),
-        ("llama-3.1-8b", "q4_k_m", "none", 32),
+        pytest.param("llama-3.1-8b", "q4_k_m", "mmap", 32, marks=pytest.mark.long),
+        pytest.param("llama-3.1-8b", "q4_k_m", "none", 32, marks=pytest.mark.long),
     ],
 )
 def test_resident_memory_after_a_prompt(
