@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from advisor.api import planning
 from advisor.api.context import load_settings, resolve_model, rule_pack
-from advisor.api.options import MACHINE_KEYS, MachineOptions, checked
+from advisor.api.options import MACHINE_KEYS, MachineOptions, checked, named_settings
 from advisor.facts.machine import Machine
-from advisor.facts.plan import PlanRequest
-from advisor.facts.plan import Settings as RunSettings
 
 if TYPE_CHECKING:
     from advisor.planner.curves import Choice, Curves
@@ -47,16 +45,15 @@ def memory_by_context(
     target, _, _ = planning.target_machine(s, machine=machine, options=options)
     facts = resolve_model(model, s)
     from advisor.model.tensors import tensors
-    from advisor.planner import goals
     from advisor.planner.curves import curves
     from advisor.planner.request import checked_settings
 
-    usual = goals.get(PlanRequest().goal).context
-    wanted = RunSettings(
-        context=context or min(usual, facts.context_max or usual) * max(1, parallel),
+    wanted = named_settings(
+        facts,
+        context=context,
         parallel=parallel,
         kv_type=kv_type,
-        gpu_layers=gpu_layers if gpu_layers is not None else -1,
+        gpu_layers=gpu_layers,
         threads=threads,
         batch=batch,
         ubatch=ubatch,

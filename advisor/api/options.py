@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
+from advisor.facts.model import ModelFacts
 from advisor.facts.plan import PlanRequest
+from advisor.facts.plan import Settings as RunSettings
 from advisor.facts.recipe import RecipeOptions
 from advisor.facts.words import is_hub_text
 
@@ -119,3 +121,29 @@ def request_of(options: PlanOptions | MakingOptions, *, top: int) -> PlanRequest
         else:  # a plan is kept, and may be carried out from another folder
             wanted[name] = str(Path(str(value)).resolve())
     return PlanRequest(top=top, recipe=recipe, **wanted)  # type: ignore[arg-type] # the keys are the request's own
+
+
+def named_settings(
+    facts: ModelFacts,
+    *,
+    context: int | None,
+    parallel: int,
+    kv_type: str,
+    gpu_layers: int | None,
+    threads: int | None,
+    batch: int,
+    ubatch: int,
+) -> RunSettings:
+    """What a person named, and for the rest what ``recommend`` takes, so that the two can be compared."""
+    from advisor.planner import goals
+
+    usual = goals.get(PlanRequest().goal).context
+    return RunSettings(
+        context=context or min(usual, facts.context_max or usual) * max(1, parallel),
+        parallel=parallel,
+        kv_type=kv_type,
+        gpu_layers=gpu_layers if gpu_layers is not None else -1,
+        threads=threads,
+        batch=batch,
+        ubatch=ubatch,
+    )

@@ -18,12 +18,20 @@ from advisor.api.context import (
     rule_pack,
     this_machine,
 )
-from advisor.api.options import MACHINE_KEYS, MachineOptions, PlanOptions, checked, machine_options, request_of, several
+from advisor.api.options import (
+    MACHINE_KEYS,
+    MachineOptions,
+    PlanOptions,
+    checked,
+    machine_options,
+    named_settings,
+    request_of,
+    several,
+)
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Plan, PlanRequest, Warning_
-from advisor.facts.plan import Settings as RunSettings
 from advisor.facts.recipe import RecipeOptions
 from advisor.facts.reports import ProbeReport, RecommendReport
 from advisor.facts.text import clean, shell_word
@@ -326,7 +334,6 @@ def estimate(
     pack = rule_pack(s)
     from advisor.api import asking
     from advisor.model.tensors import tensors
-    from advisor.planner import goals
     from advisor.planner.estimate import estimate as one
     from advisor.planner.request import check_choice, check_words, checked_settings
     from advisor.probes.named import given
@@ -335,14 +342,13 @@ def estimate(
     facts = resolve_model(model, s)
     format, runtime = _usual(facts, method, format, runtime)
     check_choice(method, format, runtime, pack)
-    # What `recommend` takes where nothing is said, so that the two can be compared.
-    usual = goals.get(PlanRequest().goal).context
     wanted, told = checked_settings(
-        RunSettings(
-            context=context or min(usual, facts.context_max or usual) * max(1, parallel),
+        named_settings(
+            facts,
+            context=context,
             parallel=parallel,
             kv_type=kv_type,
-            gpu_layers=gpu_layers if gpu_layers is not None else -1,
+            gpu_layers=gpu_layers,
             threads=threads,
             batch=batch,
             ubatch=ubatch,

@@ -155,8 +155,12 @@ def _paged(
 def _cpu_batch(model: ModelFacts, settings: Settings) -> Quantity:
     """A batch on the CPU: vLLM warms up with a few tokens there, so a batch is never longer than the context."""
     tokens = min(settings.batch, settings.context)
+    return _intermediates(model, tokens, max(settings.parallel, 1) * 4)
+
+
+def _intermediates(model: ModelFacts, tokens: int, rows: int) -> Quantity:
+    """Bytes of a batch of ``tokens`` in 16 bits, and ``rows`` of logits in 32."""
     wide = model.experts_used * model.expert_intermediate if model.experts else model.intermediate
-    rows = max(settings.parallel, 1) * 4
     value = 2 * tokens * (4 * model.hidden + 3 * max(wide, model.hidden)) + 4 * model.vocab * rows
     return Quantity(
         value=value,
@@ -246,16 +250,7 @@ def activations(model: ModelFacts, settings: Settings) -> Quantity:
     A prompt is taken ``ubatch`` tokens at a time, as the server is started here.
     """
     tokens = min(settings.ubatch, settings.context)
-    wide = model.experts_used * model.expert_intermediate if model.experts else model.intermediate
-    value = 2 * tokens * (4 * model.hidden + 3 * max(wide, model.hidden)) + 4 * model.vocab * max(settings.parallel, 1)
-    return Quantity(
-        value=value,
-        low=value // 3,
-        high=value * 3 + 512 * MIB,
-        unit="bytes",
-        method="guess",
-        source="16-bit intermediates of one batch",
-    )
+    return _intermediates(model, tokens, max(settings.parallel, 1))
 
 
 def _outliers(model: ModelFacts, weights: Quantity, settings: Settings) -> Quantity:

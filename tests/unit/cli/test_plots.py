@@ -88,7 +88,8 @@ def test_foreign_text_stays_text() -> None:
 @given(st.text(max_size=60))
 def test_any_name_gives_a_document(name: str) -> None:
     curves = suggestions.sample_curves()._replace(model=name)
-    ElementTree.fromstring(svg([pictures.memory(curves, CHOSEN)]).encode())
+    tree = ElementTree.fromstring(svg([pictures.memory(curves, CHOSEN)]).encode())
+    assert tree.tag == NS + "svg"
 
 
 def test_it_tells_what_it_is_without_being_seen() -> None:
