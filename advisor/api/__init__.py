@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         rules_show,
     )
     from advisor.api.planning import describe, estimate, probe, recommend
+    from advisor.api.ruling import own_rules, rules_coverage
     from advisor.api.serving import deployments, down, follow, logs, restart, status, survey
     from advisor.api.suggesting import suggest
     from advisor.api.upping import up
@@ -60,6 +61,8 @@ _WHERE: Final[dict[str, str]] = {
     "quantize": "artifacts",
     "recommend": "planning",
     "restart": "serving",
+    "own_rules": "ruling",
+    "rules_coverage": "ruling",
     "rules_lint": "listing",
     "rules_list": "listing",
     "rules_show": "listing",
@@ -96,11 +99,13 @@ __all__ = [
     "logs",
     "memory_by_context",
     "models",
+    "own_rules",
     "paths",
     "probe",
     "quantize",
     "recommend",
     "restart",
+    "rules_coverage",
     "rules_lint",
     "rules_list",
     "rules_show",

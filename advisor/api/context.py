@@ -107,9 +107,12 @@ def model_from_file(path: Path) -> ModelFacts:
 
 
 def rule_pack(settings: Settings) -> RulePack:
-    """The bundled rules with the user's overlay, from the cache of validated packs where it is warm."""
+    """The bundled rules with the user's own folder and the project's file, from the cache where it is warm."""
     from advisor.guide.load import load_pack
+    from advisor.guide.overlays import project_file
 
     return load_pack(
-        overlay=datafiles.overlay_dir(settings.paths.config, "rules"), cache_dir=Path(settings.paths.cache) / "rules"
+        overlay=datafiles.overlay_dir(settings.paths.config, "rules"),
+        project=project_file(),
+        cache_dir=Path(settings.paths.cache) / "rules",
     )

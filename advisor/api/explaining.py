@@ -11,6 +11,7 @@ from advisor.errors import CATALOGUE, AdvisorError, did_you_mean
 from advisor.facts.reports import Explanation
 
 if TYPE_CHECKING:
+    from advisor.guide.schema import RulePack
     from advisor.settings import Settings
 
 
@@ -34,9 +35,33 @@ def explain(what: str | None = None, *, settings: Settings | None = None) -> Exp
     rule = pack.get(what) or pack.get(what.upper())
     if rule is not None:
         return explain_rule(rule)
+    disabled = _disabled(pack, what.upper())
+    if disabled is not None:
+        return disabled
     near = did_you_mean(what, [*(r.id for r in pack.rules), *CATALOGUE])
     raise AdvisorError(
         "rule-not-found", f"{what!r} is neither a kept plan, a rule nor an error code.{near}", hint="advisor rules list"
+    )
+
+
+def _disabled(pack: RulePack, rule_id: str) -> Explanation | None:
+    """A bundled rule that one of the user's files disables, in full and with the file."""
+    if rule_id not in pack.disabled:
+        return None
+    import msgspec
+
+    from advisor.facts.shown import listed
+    from advisor.guide.load import load_pack
+    from advisor.guide.overlays import disabling
+    from advisor.planner.explain import explain_rule
+
+    rule = load_pack().get(rule_id)
+    if rule is None:
+        return None
+    told = explain_rule(rule)
+    said = f"It takes no part: {listed(disabling(pack, rule_id))} disables it."
+    return msgspec.structs.replace(
+        told, text=f"{said} {told.text}", details=tuple(f"{said}\n{d}" for d in told.details)
     )
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Unpack
 
 from advisor import datafiles
 from advisor.api.context import load_settings, rule_pack
+from advisor.api.options import PlanOptions
 from advisor.errors import AdvisorError, did_you_mean, word_not_found
-from advisor.facts.plan import Goal
+from advisor.facts.machine import Machine
+from advisor.facts.plan import Goal, PlanRequest
 from advisor.facts.reports import HardwareInfo, ModelInfo, Problem, RuleInfo, Runs
 
 if TYPE_CHECKING:
     from advisor.guide.schema import Rule
     from advisor.settings import Paths, Settings
+
+_NEAR: Final = re.compile(r'Did you mean "([^"]+)"')
 
 
 def paths(*, settings: Settings | None = None) -> Paths:
@@ -154,7 +159,10 @@ def models(
     )
 
 
-def _rule(rule: Rule) -> RuleInfo:
+def rule_info(rule: Rule) -> RuleInfo:
+    """What is told of one rule."""
+    from advisor.guide.docs import condition_text, effect_text
+
     return RuleInfo(
         id=rule.id,
         name=rule.name,
@@ -164,12 +172,41 @@ def _rule(rule: Rule) -> RuleInfo:
         sources=rule.sources,
         overlay=rule.overlay,
         file=f"{rule.file}:{rule.line}",
+        layer=rule.layer,
+        does=effect_text(rule),
+        when=condition_text(rule.when),
+        instead=rule.instead,
     )
 
 
-def rules_list(*, settings: Settings | None = None) -> tuple[RuleInfo, ...]:
-    """All rules that are in force, by id."""
-    return tuple(_rule(r) for r in rule_pack(load_settings(settings)).rules)
+def rules_list(
+    model: str | None = None,
+    *,
+    machine: Machine | Path | None = None,
+    settings: Settings | None = None,
+    **options: Unpack[PlanOptions],
+) -> tuple[RuleInfo, ...]:
+    """All rules that are in force, by id; with ``model`` those that speak when it is planned for, and what they did.
+
+    Args:
+        model: a model.
+        machine, options: as ``recommend``; they need a model.
+
+    Raises:
+        AdvisorError: ``contradictory-options`` for a machine or a wish without a model; with one as ``recommend``.
+    """
+    if model is not None:
+        from advisor.api import ruling
+
+        return ruling.rules_for(model, machine=machine, settings=settings, **options)
+    usual = {"goal": PlanRequest().goal, "hardware": ()}
+    if machine is not None or any(v != usual.get(k) and v not in (None, False) for k, v in options.items()):
+        raise AdvisorError(
+            "contradictory-options",
+            "A machine, a goal or a wish decides rules together with a model only.",
+            hint="advisor rules list --for 8B --hardware rtx-4090",
+        )
+    return tuple(rule_info(r) for r in rule_pack(load_settings(settings)).rules)
 
 
 def rules_show(rule_id: str, *, settings: Settings | None = None) -> RuleInfo:
@@ -183,24 +220,37 @@ def rules_show(rule_id: str, *, settings: Settings | None = None) -> RuleInfo:
     if rule is None:
         near = did_you_mean(rule_id, [r.id for r in pack.rules])
         raise AdvisorError("rule-not-found", f"There is no rule {rule_id!r}.{near}", hint="advisor rules list")
-    return _rule(rule)
+    return rule_info(rule)
 
 
 def rules_lint(paths: tuple[Path, ...] = (), *, settings: Settings | None = None) -> tuple[Problem, ...]:
-    """Everything wrong with the bundled rules and the overlay, or with the files and folders named.
+    """Everything wrong with the bundled rules and the user's own, or with the files and folders named.
 
     Raises:
         AdvisorError: ``file-not-found``.
     """
     from advisor.guide.load import lint
+    from advisor.guide.overlays import project_file
 
     s = load_settings(settings)
     for path in paths:
         if not path.exists():
             raise AdvisorError("file-not-found", f"There is no file or folder {path}.")
     overlay = datafiles.overlay_dir(s.paths.config, "rules")
-    places = paths or tuple(p for p in (datafiles.rules_dir(), overlay) if p is not None)
+    places = paths or tuple(p for p in (datafiles.rules_dir(), overlay, project_file()) if p is not None)
     return tuple(
-        Problem(path=p.file, line=p.line, code="bad-rules", message=f"{p.path}: {p.message}" if p.path else p.message)
+        Problem(
+            path=p.file,
+            line=p.line,
+            code="bad-rules",
+            message=f"{p.path}: {p.message}" if p.path else p.message,
+            hint=_suggestion(p.message),
+        )
         for p in lint(places)
     )
+
+
+def _suggestion(message: str) -> str | None:
+    """The nearest word that would have been right, where the message names one."""
+    near = _NEAR.search(message)
+    return f"write {near[1]}" if near is not None else None

@@ -332,7 +332,7 @@ def estimate(
     known, more = learning.learned(s, target, here=here)
     warnings += more
     pack = rule_pack(s)
-    from advisor.api import asking
+    from advisor.api import asking, ruling
     from advisor.model.tensors import tensors
     from advisor.planner.estimate import estimate as one
     from advisor.planner.request import check_choice, check_words, checked_settings
@@ -373,7 +373,7 @@ def estimate(
     return msgspec.structs.replace(
         result,
         machine=target.named,
-        warnings=warnings + told + result.warnings,
+        warnings=warnings + told + result.warnings + ruling.own_rules(settings=s),
         assumptions=(*result.assumptions, *given(target)),
     )
 

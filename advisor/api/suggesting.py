@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 import msgspec
 
 from advisor import datafiles
-from advisor.api import keeping, learning, planning
+from advisor.api import keeping, learning, planning, ruling
 from advisor.api.context import fetched_lookup, load_settings, resolve_model, rule_pack
 from advisor.api.options import PlanOptions, checked, machine_options, request_of
 from advisor.errors import AdvisorError
@@ -76,7 +76,7 @@ def suggest(
     suggester = Suggester(
         target, goal, request, pack, runtimes=serving, quantizers=makers, executable_here=here, learned=known
     )
-    return _suggested(s, suggester, warnings + more, top)
+    return _suggested(s, suggester, warnings + more + ruling.own_rules(settings=s), top)
 
 
 def _suggested(s: Settings, suggester: Suggester, warnings: tuple[Warning_, ...], top: int) -> Suggestions:

@@ -11,11 +11,12 @@ from typing import Final, Literal, NamedTuple
 from advisor.facts.words import GOALS, KV_TYPES, LOAD_MODES, METHODS, RUNTIMES
 
 FactValue = str | bool | int | float | tuple[str, ...]
-FactType = Literal["word", "words", "number", "bool"]
+FactType = Literal["word", "words", "number", "bool", "version"]
 
 
 class FactDef(NamedTuple):
-    """``type`` ``words`` is a set of words: a condition asks for one of them. ``words`` empty: any word."""
+    """``type`` ``words`` is a set of words: a condition asks for one of them. ``words`` empty: any word. A ``version``
+    is text (``"0.31.0"``) whose parts are compared as numbers."""
 
     type: FactType
     meaning: str
@@ -69,6 +70,10 @@ FACTS: Final[dict[str, FactDef]] = {
     "candidate.device_supported": _flag("the runtime has a build for this kind of device"),
     "candidate.tensor_parallel": _number("devices that one layer is spread over", "devices"),
     "candidate.heads_divide": _flag("the number of tensor-parallel devices divides the attention and KV heads"),
+    "candidate.rank_group_divides": _flag(
+        "the group size divides what each tensor-parallel device holds of every row that is quantized"
+    ),
+    "candidate.runtime_version": FactDef("version", "version of the runtime that is installed on the machine"),
     "candidate.engine_duplicate": _flag("another runtime with the same engine serves the same file and is nearer"),
     "candidate.fits_gpu_alone": _flag("the same method, format and runtime fit the accelerator without the host"),
     "candidate.repacked_ratio": _number("share of the weights that llama.cpp puts into a layout of this CPU", "ratio"),
@@ -113,6 +118,11 @@ FACTS: Final[dict[str, FactDef]] = {
     "model.packed_checkpoint": _flag("a checkpoint that another method has quantized and packed already"),
     "model.source_bits": _number("bits a weight takes on disk", "bits"),
     "model.width_256_divisible": _flag("every quantized row is a multiple of 256 weights long"),
+    "model.native_method": _word("method whose number format the weights were published in: mxfp4, fp8 ...", *METHODS),
+    "model.vision": _flag("the model has parts for images that its weights do not count"),
+    "model.latent_attention": _flag("keys and values are kept as one compressed row (MLA)"),
+    "model.sliding_window": _flag("some layers look back over a window only"),
+    "model.heads_32_divisible": _flag("32 divides the width of a head's keys and of its values"),
     "model.confidence": _word("how sure the facts of the model are", "exact", "derived", "low"),
     "model.context_max": _number("longest context the model was trained for", "tokens"),
     "model.chat_template": _flag("the model has a chat template"),
@@ -131,6 +141,7 @@ FACTS: Final[dict[str, FactDef]] = {
     "request.min_quality": _number("share of the original's quality the user wants at least", "ratio"),
     "request.within_s": _number("time the user allows for fetching, quantizing and starting", "s"),
     "request.no_download": _flag("nothing may be downloaded"),
+    "request.adapter": _flag("an adapter was named that is merged into the weights"),
     # known after the cost is
     "fit.fits": _flag("the candidate fits every memory it needs, headroom left"),
     "fit.headroom_ratio": _number("share of the tightest memory that stays free", "ratio"),

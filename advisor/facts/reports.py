@@ -49,8 +49,23 @@ class Explanation(Shape, frozen=True, kw_only=True):
     sources: tuple[SourceRef, ...] = ()
 
 
+class RuleEffect(Shape, frozen=True, kw_only=True):
+    """What a rule did when one model was planned for one machine and one goal.
+
+    ``excluded``: ways to run the model that it ruled out, each counted for the first rule that did; ``ranks``: ranks of
+    the plans that it spoke of; ``overridden_by``: rules that silenced it in some of them. ``text``: the same in a
+    sentence.
+    """
+
+    excluded: int
+    ranks: tuple[int, ...]
+    overridden_by: tuple[str, ...]
+    text: str
+
+
 class RuleInfo(Shape, frozen=True, kw_only=True):
-    """One rule of the selection guide. ``overlay``: it is the user's own."""
+    """One rule of the selection guide. ``overlay``: it is the user's own; ``does``: its effect in words; ``effect``:
+    what it did, where a model was named."""
 
     id: str
     name: str
@@ -60,6 +75,19 @@ class RuleInfo(Shape, frozen=True, kw_only=True):
     sources: tuple[SourceRef, ...] = ()
     overlay: bool = False
     file: str = ""
+    layer: str = ""
+    does: str = ""
+    when: str = ""
+    instead: tuple[str, ...] = ()
+    effect: RuleEffect | None = None
+
+
+class Coverage(Shape, frozen=True, kw_only=True):
+    """In which situation each rule was first seen to fire; ``never``: rules that fire in none of them."""
+
+    situations: tuple[str, ...]
+    fired: dict[str, str]
+    never: tuple[str, ...]
 
 
 class Problem(Shape, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from advisor.facts.plan import Estimate, Goal, Plan, Rejected, Relaxation
 from advisor.facts.reports import (
     CacheReport,
     Check,
+    Coverage,
     EnvInfo,
     EnvOffer,
     Explanation,
@@ -145,6 +146,12 @@ class RuleData(Shape, frozen=True, kw_only=True):
     rule: RuleInfo
 
 
+class CoverageData(Shape, frozen=True, kw_only=True):
+    """``advisor rules coverage``."""
+
+    coverage: Coverage
+
+
 class LintData(Shape, frozen=True, kw_only=True):
     """``advisor rules lint``."""
 
@@ -251,6 +258,7 @@ DATA: Final[dict[str, type[Shape]]] = {
     "logs": LogsData,
     "rules-list": RulesData,
     "rules-lint": LintData,
+    "rules-coverage": CoverageData,
     "rules-show": RuleData,
     "env-list": EnvsData,
     "env-build": EnvData,

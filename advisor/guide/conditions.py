@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from advisor.facts.catalogue import FACTS, FactValue
 from advisor.guide.schema import Node
 
 Facts = Mapping[str, FactValue | None]
 Test = Callable[[Facts], bool | None]
+_VERSION_WORDS: Final = {"lt": "below", "lte": "up to", "gt": "above", "gte": "at least", "between": "from"}
 
 
 def _same(known: FactValue, wanted: object) -> bool:
@@ -32,6 +34,8 @@ def _leaf(node: Node) -> Test:
     if node.op == "in":
         wanted = value if isinstance(value, tuple) else (value,)
         return lambda facts: None if (known := facts.get(fact)) is None else any(_same(known, w) for w in wanted)
+    if _is_version(fact):
+        return _version_leaf(node)
     low, high = _bounds(node)
 
     def compare(facts: Facts) -> bool | None:
@@ -39,6 +43,46 @@ def _leaf(node: Node) -> Test:
         if known is None or isinstance(known, str | tuple):
             return None
         return low(known) and high(known)
+
+    return compare
+
+
+def _is_version(fact: str) -> bool:
+    return fact in FACTS and FACTS[fact].type == "version"
+
+
+def parts(version: str) -> tuple[int, ...]:
+    """``0.31.0`` as (0, 31): numbers, without the zeros at the end, so that 0.31 and 0.31.0 are the same.
+
+    Raises:
+        ValueError: it is no version.
+    """
+    found = [int(p) for p in version.split(".")]
+    while found and found[-1] == 0:
+        found.pop()
+    return tuple(found)
+
+
+def _version_leaf(node: Node) -> Test:
+    fact, op = node.fact, node.op
+    limits = [parts(str(v)) for v in (node.value if isinstance(node.value, tuple) else (node.value,))]
+    tests: dict[str, Callable[[tuple[int, ...]], bool]] = {
+        "lt": lambda v: v < limits[0],
+        "lte": lambda v: v <= limits[0],
+        "gt": lambda v: v > limits[0],
+        "gte": lambda v: v >= limits[0],
+        "between": lambda v: limits[0] <= v <= limits[-1],
+    }
+    test = tests[op]
+
+    def compare(facts: Facts) -> bool | None:
+        known = facts.get(fact)
+        if not isinstance(known, str):
+            return None
+        try:
+            return test(parts(known))
+        except ValueError:
+            return None
 
     return compare
 
@@ -153,11 +197,21 @@ def measure(node: Node, facts: Facts, *, held: bool) -> tuple[str, ...]:
     out = []
     for leaf in leaves(node):
         known = facts.get(leaf.fact)
+        if isinstance(known, str) and _is_version(leaf.fact) and leaf.op in _VERSION_WORDS:
+            if holds(leaf, facts) is held:
+                out.append(_version_line(leaf, known))
+            continue
         if leaf.op not in ("lt", "lte", "gt", "gte", "between") or isinstance(known, bool | str | tuple | None):
             continue
         if holds(leaf, facts) is held:
             out.append(_line(leaf, known))
     return tuple(dict.fromkeys(out))
+
+
+def _version_line(leaf: Node, known: str) -> str:
+    if isinstance(leaf.value, tuple):
+        return f"{leaf.fact} is {known}, {leaf.value[0]} .. {leaf.value[1]} is meant"
+    return f"{leaf.fact} is {known}, {_VERSION_WORDS[leaf.op]} {leaf.value} is meant"
 
 
 def _line(leaf: Node, known: float) -> str:

@@ -19,7 +19,9 @@ _KINDS = {
 def _value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def condition_text(node: Node) -> str:
@@ -51,16 +53,20 @@ def source_text(source: SourceRef) -> str:
     return ", ".join(p for p in parts if p)
 
 
+def effect_text(rule: Rule) -> str:
+    """What the rule does: ``Weighs in the ranking: +0.3 on guide``."""
+    if rule.kind == "prefer":
+        return f"{_KINDS[rule.kind]}: {rule.weight:+g} on {rule.score}"
+    if rule.kind == "set":
+        return f"{_KINDS[rule.kind]}: {rule.key} = {_value(rule.value)}"
+    return _KINDS[rule.kind]
+
+
 def rule_text(rule: Rule) -> str:
     """The rule as a short page: what it does, when, why, on whose word, and its examples."""
-    effect = _KINDS[rule.kind]
-    if rule.kind == "prefer":
-        effect += f": {rule.weight:+g} on {rule.score}"
-    elif rule.kind == "set":
-        effect += f": {rule.key} = {_value(rule.value)}"
     lines = [
         f"{rule.id} {rule.name} ({rule.family}, layer {rule.layer}{', your own rule' if rule.overlay else ''})",
-        f"{effect}.",
+        f"{effect_text(rule)}.",
         f"When: {condition_text(rule.when)}",
     ]
     if rule.requires is not None:

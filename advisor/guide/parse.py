@@ -11,7 +11,7 @@ from advisor.facts.catalogue import FACTS, LATE_PREFIXES, SCORES, SET_KEYS, SETT
 from advisor.facts.plan import SourceRef
 from advisor.facts.text import clean
 from advisor.facts.words import is_format
-from advisor.guide.conditions import facts_of
+from advisor.guide.conditions import facts_of, parts
 from advisor.guide.schema import (
     COMPARISONS,
     KINDS,
@@ -29,6 +29,7 @@ from advisor.guide.yamlfile import Document
 
 _ID: Final = re.compile(r"[A-Z][A-Z0-9]{1,9}-[0-9]{3}$")
 _NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*$")
+_VERSION: Final = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}$")
 _UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]i?)?(B|b|bytes)$")
 _FACTORS: Final = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
                    "ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
@@ -112,6 +113,10 @@ def check_value(definition: FactDef, name: str, value: object, path: str) -> Sca
         if not isinstance(value, bool):
             raise Bad(path, f"{name} is true or false, not {_shown(value)}")
         return value
+    if definition.type == "version":
+        if not isinstance(value, str) or not _VERSION.match(value):
+            raise Bad(path, f'{name} is a version in quotes, such as "0.31.0", not {_shown(value)}')
+        return value
     if not isinstance(value, str):
         raise Bad(path, f"{name} is a word, not {_shown(value)}")
     if definition.words:
@@ -177,14 +182,15 @@ def _comparison(fact: str, definition: FactDef, op: str, value: object, path: st
         if not isinstance(value, bool):
             raise Bad(path, f"present is true or false, not {_shown(value)}")
         return Node(op="present", fact=fact, value=value)
-    if definition.type != "number":
+    if definition.type not in ("number", "version"):
         raise Bad(path, f"{fact} is no number; {op} compares numbers")
     if op == "between":
         ends = value if isinstance(value, list) else []
         if len(ends) != 2:
             raise Bad(path, f"between takes [lowest, highest], not {_shown(value)}")
         low, high = (check_value(definition, fact, v, f"{path}[{i}]") for i, v in enumerate(ends))
-        if not float(low) <= float(high):
+        ordered = parts(str(low)) <= parts(str(high)) if definition.type == "version" else float(low) <= float(high)
+        if not ordered:
             raise Bad(path, f"between takes [lowest, highest], but {low} is above {high}")
         return Node(op="between", fact=fact, value=(low, high))
     return Node(op=op, fact=fact, value=check_value(definition, fact, value, path))  # type: ignore[arg-type]

@@ -81,13 +81,23 @@ class Problem(Shape, frozen=True, kw_only=True):
         return f"{self.file}:{self.line}:{where} {self.message}"
 
 
+class Overlay(Shape, frozen=True, kw_only=True):
+    """One file of the user's own: the rules that it adds, those it disables, those its rules override."""
+
+    file: str
+    adds: tuple[str, ...] = ()
+    disables: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+
 class RulePack(Shape, frozen=True, kw_only=True):
-    """All rules, by id; what did not load; the hash of every file that was read."""
+    """All rules, by id; what did not load; the hash of every file that was read; the user's files that take part."""
 
     rules: tuple[Rule, ...]
     problems: tuple[Problem, ...]
     content_hash: str
     disabled: tuple[str, ...] = ()
+    overlays: tuple[Overlay, ...] = ()
 
     def get(self, rule_id: str) -> Rule | None:
         """The rule of that id, or ``None``."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from advisor.backends.base import RuntimeCapabilities
 from advisor.facts.catalogue import FactValue
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Goal, PlanRequest
+from advisor.facts.words import METHODS
 from advisor.planner.candidate import (
     LLAMA_ENGINES,
     TENSOR_PARALLEL,
@@ -24,6 +27,10 @@ from advisor.planner.candidate import (
 
 Facts = dict[str, FactValue | None]
 _PLAIN_TYPES = ("f32", "f16", "bf16")
+# Matrices whose rows tensor parallelism cuts; the others are cut between rows.
+_CUT_ROWS: Final = ("attn_output", "ffn_down", "ffn_down_exps")
+_RELEASE: Final = re.compile(r"v?(\d{1,6}(?:\.\d{1,6}){1,3})(?![\d.])")
+_BUILD: Final = re.compile(r"(?:\d+\.\d+\.\d+ )?b(\d{1,6})(?![\d.])")
 
 
 def fixed_facts(
@@ -60,6 +67,9 @@ def fixed_facts(
         and any(note.startswith("already quantized") for note in model.notes),
         "model.source_bits": source_bits,
         "model.width_256_divisible": all(w % 256 == 0 for w in widths) if widths else None,
+        **_cache_facts(model),
+        "model.native_method": native_method(model),
+        "model.vision": model.vision_params is not None,
         "model.confidence": model.confidence,
         "model.context_max": model.context_max,
         "model.chat_template": model.chat_template,
@@ -78,6 +88,25 @@ def fixed_facts(
         # no deadline is a deadline that is never reached
         "request.within_s": request.within_s if request.within_s is not None else float("inf"),
         "request.no_download": request.no_download,
+        "request.adapter": request.adapter is not None,
+    }
+
+
+def native_method(model: ModelFacts) -> str | None:
+    """The method whose number format the published weights have, where it is one (``mxfp4``, ``fp8`` ...)."""
+    own = model.quantized_method or (model.weights_dtype or "").lower()
+    return own if own in METHODS and model.weights_format != "gguf" else None
+
+
+def _cache_facts(model: ModelFacts) -> Facts:
+    """What decides which types of the cache a model takes."""
+    latent = "latent" in model.layer_kinds or "attention.kv_lora_rank" in model.widths
+    keys = model.widths.get("attention.key_length", model.head_dim)
+    values = model.widths.get("attention.value_length", model.head_dim)
+    return {
+        "model.latent_attention": latent,
+        "model.sliding_window": model.sliding_window is not None or "window" in model.layer_kinds,
+        "model.heads_32_divisible": keys % 32 == 0 and values % 32 == 0 if keys and values else None,
     }
 
 
@@ -131,6 +160,8 @@ class CandidateFacts:
         self.machine = machine
         self._repacked: dict[tuple[str, str, bool, bool], float | None] = {}
         self.model, self.tensors, self.request, self.runtimes = model, tensors, request, runtimes
+        self._versions = installed_versions(machine)
+        self._ranks: dict[tuple[str, int], bool | None] = {}
         self._by_target: dict[tuple[str, ...], Facts] = {}
         self._by_format: dict[tuple[str, str, str], Facts] = {}
         self._engines: dict[str, str | None] = {}
@@ -195,9 +226,24 @@ class CandidateFacts:
             "candidate.heads_divide": self.model.heads % parallel == 0 and (
                 self.model.kv_heads % parallel == 0 or parallel % max(1, self.model.kv_heads) == 0
             ),
+            "candidate.rank_group_divides": self.rank_group_divides(c.format, parallel),
+            "candidate.runtime_version": self._versions.get(c.runtime),
             "candidate.engine_duplicate": self._duplicate(c),
             "candidate.repacked_ratio": self.repacked(c),
         }  # fmt: skip
+
+    def rank_group_divides(self, fmt: str, parallel: int) -> bool | None:
+        """Whether the groups stay whole where rows are cut: the rows of ``attn_output`` and ``ffn_down`` are shared out
+        among ``parallel`` devices. ``None`` without tensors, true without groups."""
+        key = (fmt, parallel)
+        if key not in self._ranks:
+            size = group_of(fmt)
+            cut = {t.width for t in self.tensors if t.packed and t.role in _CUT_ROWS}
+            if size is None or parallel == 1:
+                self._ranks[key] = True
+            else:
+                self._ranks[key] = all(w % (parallel * size) == 0 for w in cut) if cut else None
+        return self._ranks[key]
 
     def repacked(self, c: Candidate) -> float | None:
         """Share of the weights that llama.cpp puts into a layout of this CPU; ``None`` where no tensors are known.
@@ -231,6 +277,20 @@ class CandidateFacts:
             self._engines[c.target.kind] = nearest_engine(self.runtimes, c.target.kind, self.request.runtime)
         nearest = self._engines[c.target.kind]
         return nearest is not None and nearest != c.runtime
+
+
+def installed_versions(machine: Machine) -> dict[str, str]:
+    """The version of each runtime that is installed: the oldest where there are several; only what is a version.
+
+    A build of llama.cpp counts by its build number (``b9190 1a2b3c4``, ``0.5.0 b11739 1a2b3c4``).
+    """
+    found: dict[str, list[str]] = {}
+    for r in machine.runtimes:
+        pattern = _BUILD if r.runtime == "llama.cpp" else _RELEASE
+        known = pattern.match(r.version or "")
+        if known is not None:
+            found.setdefault(r.runtime, []).append(known[1])
+    return {name: min(all_, key=lambda v: [int(p) for p in v.split(".")]) for name, all_ in sorted(found.items())}
 
 
 def tensor_parallel(c: Candidate) -> int:

@@ -17,6 +17,7 @@ from advisor.facts.plan import Goal, PlanRequest, Recommendation, Rejected, Warn
 from advisor.facts.protocols import EngineOracle
 from advisor.facts.text import clean
 from advisor.guide.engine import Prepared, Ready, decision, excluded_by, prepare, run
+from advisor.guide.overlays import told
 from advisor.guide.schema import Rule, RulePack
 from advisor.planner import asked
 from advisor.planner import score as scoring
@@ -326,6 +327,7 @@ def _typical(d: Drop) -> tuple[object, ...]:
 
 def _warnings(model: ModelFacts, machine: Machine, pack: RulePack, found: Round) -> tuple[Warning_, ...]:
     out = [Warning_(code="context-reduced", message=note) for note in found.notes]
+    out += [Warning_(code="own-rules", message=text) for text in told(pack)] if pack.overlays else []
     out += [Warning_(code="bad-rules", message=str(p)) for p in pack.problems]
     out += [
         # In the words of the probe, so that it is said once.

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from advisor.errors import CATALOGUE
 from advisor.facts import schemas
+from advisor.guide.load import load_pack
+from advisor.guide.pages import pages as rule_pages
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _CLASSES = {
@@ -43,14 +45,16 @@ def pages() -> dict[Path, bytes]:
     """Every generated file with its content."""
     made = {DOCS / "schemas" / f"{name}.json": schemas.published(name) for name in schemas.names()}
     made[DOCS / "errors.md"] = errors_page().encode()
+    made |= {DOCS / "rules" / name: text.encode() for name, text in rule_pages(load_pack().rules).items()}
     return made
 
 
 def main() -> None:
-    """Write them all, and delete schemas that are no more."""
+    """Write them all, and delete schemas and pages of rules that are no more."""
     made = pages()
-    (DOCS / "schemas").mkdir(parents=True, exist_ok=True)
-    for old in (DOCS / "schemas").glob("*.json"):
+    for folder in ("schemas", "rules"):
+        (DOCS / folder).mkdir(parents=True, exist_ok=True)
+    for old in (*(DOCS / "schemas").glob("*.json"), *(DOCS / "rules").glob("*.md")):
         if old not in made:
             old.unlink()
     for path, raw in made.items():

@@ -10,6 +10,7 @@ from advisor.facts.reports import (
     CachePart,
     CacheReport,
     Check,
+    Coverage,
     EnvInfo,
     EnvOffer,
     Explanation,
@@ -44,6 +45,11 @@ def sample_rule(**changes: Any) -> RuleInfo:
         sources=(SOURCE,),
         file="rules/guide.yaml:10",
     )
+    return msgspec.structs.replace(whole, **changes)
+
+
+def sample_coverage(**changes: Any) -> Coverage:
+    whole = Coverage(situations=("chat-on-a-laptop",), fired={"GUIDE-060": "chat-on-a-laptop"}, never=())
     return msgspec.structs.replace(whole, **changes)
 
 

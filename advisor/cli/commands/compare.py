@@ -55,6 +55,7 @@ def compare(run: Run, model: str | None, plot: Path | None, **options: Any) -> N
         CompareData(rows=found.rows, model=found.model),
         human=human,
         quiet=view.bare(found),
+        warnings=api.own_rules(settings=run.settings),
     )
 
 

@@ -3,31 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from advisor.facts.words import EXIT_OK, EXIT_USAGE
+from advisor.facts.words import EXIT_NO, EXIT_OK, EXIT_USAGE
 
 from ..command import LazyGroup, command
+from ..options import compare_options, option
 from ..params import EXISTING
 from ..run import Run
 
 
-@command("list")
-def list_(run: Run) -> None:
-    """List the rules."""
+@command(
+    "list",
+    "advisor rules list",
+    "advisor rules list --for meta-llama/Llama-3.1-8B-Instruct --hardware rtx-4090",
+    "advisor rules list --for 70B --goal accuracy --verbose",
+)
+@option("--for", "model", metavar="MODEL", help="Only the rules that speak of this model, and what they did.")
+@compare_options
+def list_(run: Run, model: str | None, **options: Any) -> None:
+    """List the rules; with --for those that speak when MODEL is planned for, with what each did.
+
+    The other options say for which machine and for what it is planned, as for `recommend`.
+    """
     from advisor import api
     from advisor.facts.schemas import RulesData
 
     from ..views import rules as view
 
-    found = api.rules_list(settings=run.settings)
+    found = api.rules_list(model=model, settings=run.settings, **options)
     run.sink.result(
         run.command,
         RulesData(rules=found),
         human=lambda page: view.rules(page, found, verbose=run.verbose),
         quiet=tuple(rule.id for rule in found),
+        warnings=api.own_rules(settings=run.settings),
     )
+
+
+@command("coverage")
+def coverage(run: Run) -> int:
+    """Say in which of the bundled situations each rule fires.
+
+    Exit code 3: some rules fire in none of them; such a rule is dead, or a situation is missing.
+    """
+    from advisor import api
+    from advisor.facts.schemas import CoverageData
+
+    from ..views import rules as view
+
+    found = api.rules_coverage(settings=run.settings)
+    run.sink.result(
+        run.command,
+        CoverageData(coverage=found),
+        human=lambda page: view.coverage(page, found, verbose=run.verbose),
+        quiet=found.never,
+    )
+    return EXIT_NO if found.never else EXIT_OK
 
 
 @command("show")
@@ -73,6 +107,7 @@ rules = LazyGroup(
         "list": (__name__, "list_", "List the rules."),
         "show": (__name__, "show", "Show one rule."),
         "lint": (__name__, "lint", "Check rule files."),
+        "coverage": (__name__, "coverage", "Say which rules ever fire."),
     },
     "The selection guide's rules.",
 )

@@ -50,6 +50,8 @@ def answers() -> Answers:
         "rules_list": lambda **_: (sample_lists.sample_rule(),),
         "rules_show": lambda rule_id, **_: sample_lists.sample_rule(id=rule_id),
         "rules_lint": lambda paths=(), **_: (),
+        "rules_coverage": lambda **_: sample_lists.sample_coverage(),
+        "own_rules": lambda **_: (),
         "env_list": lambda **_: (sample_lists.sample_env(),),
         "env_offers": lambda **_: sample_lists.sample_offers(),
         "env_providers": lambda **_: sample_lists.sample_providers(),

@@ -44,7 +44,9 @@ LINES: dict[str, tuple[int, str]] = {
     "explain GUIDE-060": (0, "explain"),
     "rules list": (0, "rules-list"),
     "rules show GUIDE-060": (0, "rules-show"),
+    "rules list --for 8B --hardware rtx-4090": (0, "rules-list"),
     "rules lint": (0, "rules-lint"),
+    "rules coverage": (0, "rules-coverage"),
     "env list": (0, "env-list"),
     "env build llama.cpp": (0, "env-build"),
     "env remove llama.cpp --yes": (0, "env-remove"),
@@ -103,7 +105,9 @@ def test_verbose_says_no_less(advise: Advise, line: str) -> None:
     assert advise(*line.split(), "--verbose").code == LINES[line][0]
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line not in ("rules lint", "doctor", "env doctor")])
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if line not in ("rules lint", "rules coverage", "doctor", "env doctor")]
+)
 def test_quiet_gives_the_bare_answer(advise: Advise, line: str) -> None:
     done = advise(*line.split(), "--quiet")
     assert done.code == LINES[line][0], done.err

@@ -123,7 +123,7 @@ def test_the_users_rules_join_win_and_disable(tmp_path: Path) -> None:
     assert sorted(p.message.split(" ")[0] for p in found.problems) == ["RT-004", "there"]
     outcome = evaluate(found, {"candidate.method": "awq"})
     assert outcome.values["quantize.samples"] == 32
-    assert outcome.overridden == {"GUIDE-102": "USR-001"}
+    assert outcome.overridden == {"GUIDE-102": "USR-001", "GUIDE-107": "GUIDE-102"}
     assert [d.rule for d in outcome.decisions if d.overlay] == ["USR-001"]
 
 
