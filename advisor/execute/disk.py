@@ -98,6 +98,25 @@ def _flush(fd: int) -> None:
             raise
 
 
+def settle(path: Path) -> None:
+    """Flush a file, and let what is kept of it in memory go: read back it lies in larger pages than as it was written.
+
+    Tools write in small pieces, and a mapped file keeps the pages in which it was written: decoding from it costs more
+    misses of the address cache until the next boot. Nothing is lost where the system cannot do it.
+
+    Raises:
+        OSError: as ``sync``.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _flush(fd)
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def write_atomic(path: Path, raw: bytes) -> None:
     """Write a whole file or nothing.
 

@@ -23,7 +23,7 @@ from advisor._version import __version__
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event, Reporter, safely
 from advisor.execute import owner
-from advisor.execute.disk import disk_errors, make_folders, remove_tree, sync, tree_bytes, write_atomic
+from advisor.execute.disk import disk_errors, make_folders, remove_tree, settle, sync, tree_bytes, write_atomic
 from advisor.execute.locks import locked, try_lock
 from advisor.facts.base import Shape, dumps_any, loads
 
@@ -345,7 +345,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _stored(root: Path, path: Path) -> StoredFile:
     sha256 = file_sha256(path)
-    sync(path)
+    settle(path)
     st = path.stat()
     return StoredFile(path=path.relative_to(root).as_posix(), bytes=st.st_size, sha256=sha256, mtime_ns=st.st_mtime_ns)
 

@@ -29,12 +29,16 @@ import llama_c
 import protocol
 
 WARM_TOKENS = 4
-# Where the 16-bit scales of a block lie; the rest of a block may be anything. (llama.cpp, ggml-common.h)
+# The 16-bit scales of a block: where they lie (llama.cpp, ggml-common.h), the exponent of their usual size and their sign
+# (0: either). The engine looks each up in a table of 256 KiB, so that it matters for the speed how they are spread.
+# Sizes and spread are those of SmolLM2-135M's own files; of q4_1 and q2_k they follow from those of q5_1 and q4_k.
 SCALES = {
-    "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "q8_0": (0,), "q2_k": (80, 82), "q3_k": (108,),
-    "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,), "iq4_xs": (0,),
+    "q4_0": ((0, -4.2, 0),), "q4_1": ((0, -4.4, 1), (2, -1.4, -1)), "q5_0": ((0, -5.2, 0),),
+    "q5_1": ((0, -5.4, 1), (2, -1.4, -1)), "q8_0": ((0, -8.2, 1),), "q2_k": ((80, -5.5, 1), (82, -4.7, 1)),
+    "q3_k": ((108, -7.7, 0),), "q4_k": ((0, -9.9, 1), (2, -6.8, 1)), "q5_k": ((0, -10.9, 1), (2, -6.8, 1)),
+    "q6_k": ((208, -12.7, 0),), "iq4_nl": ((0, -8.2, 0),), "iq4_xs": ((0, -12.7, 0),),
 }  # fmt: skip
-SCALE = 1e-4
+SPREAD = {32: 0.42, 256: 0.26}  # octaves, standard deviation within a tensor, by weights of a block
 PATTERN = 4096  # blocks that are repeated over a tensor
 PIECE = 4 << 20  # bytes written at once at least: small writes leave a file in small pages of memory, which is slower
 
@@ -50,8 +54,9 @@ def blocks(kind: str, count: int, rng: random.Random) -> bytes:
     out = []
     for _ in range(count):
         block = bytearray(rng.randbytes(gguf_min.BLOCKS[kind][1]))
-        for at in SCALES[kind]:
-            block[at : at + 2] = struct.pack("<e", SCALE)
+        for at, exponent, sign in SCALES[kind]:
+            size = 2.0 ** (exponent + max(-2.0, min(2.0, rng.gauss(0, SPREAD[gguf_min.BLOCKS[kind][0]]))))
+            block[at : at + 2] = struct.pack("<e", size * (sign or rng.choice((-1, 1))))
         out.append(bytes(block))
     return b"".join(out)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 import struct
 from pathlib import Path
 from typing import Any
@@ -163,7 +165,7 @@ def test_models_whose_layers_differ_have_no_stand_ins() -> None:
         assert stand_ins.plan(model, tensors(MODEL), own="q8_0", room_bytes=1 << 40) == ()
 
 
-def test_a_filled_file_is_whole_and_its_scales_are_small(tmp_path: Path) -> None:
+def test_a_filled_file_is_whole_and_its_scales_are_spread_like_real_ones(tmp_path: Path) -> None:
     from advisor.execute.gguf_files import sound
     from advisor.execute.runners import bench_llama, gguf_min
 
@@ -175,11 +177,14 @@ def test_a_filled_file_is_whole_and_its_scales_are_small(tmp_path: Path) -> None
         bench_llama.write_filled(path, one.metadata, shapes)
         assert len(sound(path).tensors) == len(shapes)
     assert set(bench_llama.SCALES) | {"f32", "f16", "bf16", "mxfp4"} == set(gguf_min.BLOCKS)
-    for kind, at in bench_llama.SCALES.items():
-        raw = bench_llama.blocks(kind, 3, random.Random(1))
-        size = gguf_min.BLOCKS[kind][1]
-        assert len(raw) == 3 * size
-        for block in range(3):
-            for offset in at:
-                (scale,) = struct.unpack_from("<e", raw, block * size + offset)
-                assert scale == pytest.approx(1e-4, rel=0.01)
+    for kind, scales in bench_llama.SCALES.items():
+        raw = bench_llama.blocks(kind, 2000, random.Random(1))
+        weights, size = gguf_min.BLOCKS[kind]
+        assert len(raw) == 2000 * size
+        for offset, exponent, sign in scales:
+            found = [struct.unpack_from("<e", raw, block * size + offset)[0] for block in range(2000)]
+            octaves = [math.log2(abs(v)) for v in found]
+            assert statistics.median(octaves) == pytest.approx(exponent, abs=0.05)
+            assert statistics.pstdev(octaves) == pytest.approx(bench_llama.SPREAD[weights], rel=0.1)
+            negative = sum(v < 0 for v in found) / len(found)
+            assert negative == pytest.approx({1: 0.0, -1: 1.0, 0: 0.5}[sign], abs=0.05)
