@@ -69,6 +69,10 @@ class Cancel:
         """Sleep for ``seconds`` or until set; return whether it is set."""
         return self._event.wait(seconds)
 
+    def wait_until_set(self) -> None:
+        """Sleep until set."""
+        self._event.wait()
+
     def check(self) -> None:
         """Raise ``interrupted`` if the flag is set.
 

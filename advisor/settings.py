@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from advisor.errors import AdvisorError, did_you_mean
+from advisor.facts import redact
 from advisor.facts.base import Shape
 from advisor.facts.text import clean
 
@@ -88,14 +89,16 @@ class Settings(Shape, frozen=True):
         return bool(self.get("offline"))
 
 
-def _home(env: Mapping[str, str]) -> Path | None:
+def home(env: Mapping[str, str] | None = None) -> Path | None:
+    """The user's home folder; ``None`` where there is none."""
+    env = os.environ if env is None else env
     if env.get("HOME"):
         return Path(env["HOME"]).absolute()
     try:
-        home = Path.home()
+        found = Path.home()
     except RuntimeError:
         return None
-    return home if str(home) not in ("", "/") else None
+    return found if str(found) not in ("", "/") else None
 
 
 def _expanded(given: str) -> Path:
@@ -136,19 +139,19 @@ def find_paths(env: Mapping[str, str] | None = None) -> Paths:
     if env.get("ADVISOR_HOME"):
         root = _possible(_expanded(env["ADVISOR_HOME"]))
         return Paths(cache=str(root / "cache"), state=str(root / "state"), config=str(root / "config"))
-    home = _home(env)
+    at_home = home(env)
 
     def folder(variable: str, default: str) -> str:
         given = env.get(variable)
         if given and Path(given).is_absolute():
             return str(_possible(Path(given) / "advisor"))
-        if home is None:
+        if at_home is None:
             raise AdvisorError(
                 "no-home",
                 f"Neither HOME nor {variable} is set, so there is no folder to keep files in.",
                 hint="ADVISOR_HOME=/var/lib/advisor advisor paths",
             )
-        return str(_possible(home / default / "advisor"))
+        return str(_possible(at_home / default / "advisor"))
 
     return Paths(
         cache=folder("XDG_CACHE_HOME", ".cache"),
@@ -337,8 +340,8 @@ def _token_file(env: Mapping[str, str]) -> Path | None:
         return Path(env["HF_HOME"]) / "token"
     if env.get("XDG_CACHE_HOME"):
         return Path(env["XDG_CACHE_HOME"]) / "huggingface" / "token"
-    home = _home(env)
-    return home / ".cache" / "huggingface" / "token" if home is not None else None
+    at_home = home(env)
+    return at_home / ".cache" / "huggingface" / "token" if at_home is not None else None
 
 
 def server_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -357,6 +360,11 @@ PROBE_VARIABLES: Final = (
     *("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "GGML_VK_VISIBLE_DEVICES", "WSL_DISTRO_NAME", "container"),
     *("VK_DRIVER_FILES", "VK_ICD_FILENAMES"),
 )
+
+
+def secrets(env: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The values of the environment that must never be shown: tokens, keys, passwords."""
+    return redact.secrets(os.environ if env is None else env)
 
 
 def probe_variables(env: Mapping[str, str] | None = None) -> dict[str, str]:

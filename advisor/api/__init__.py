@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     )
     from advisor.api.planning import describe, estimate, probe, recommend
     from advisor.api.ruling import own_rules, rules_coverage
+    from advisor.api.scraping import metrics, serve_metrics
     from advisor.api.serving import deployments, down, follow, logs, restart, status, survey
     from advisor.api.suggesting import suggest
+    from advisor.api.supporting import support_bundle
     from advisor.api.upping import up
 
 _WHERE: Final[dict[str, str]] = {
@@ -55,6 +57,7 @@ _WHERE: Final[dict[str, str]] = {
     "hardware_show": "listing",
     "logs": "serving",
     "memory_by_context": "charting",
+    "metrics": "scraping",
     "models": "listing",
     "paths": "listing",
     "probe": "planning",
@@ -66,8 +69,10 @@ _WHERE: Final[dict[str, str]] = {
     "rules_lint": "listing",
     "rules_list": "listing",
     "rules_show": "listing",
+    "serve_metrics": "scraping",
     "status": "serving",
     "suggest": "suggesting",
+    "support_bundle": "supporting",
     "survey": "serving",
     "up": "upping",
     "verify": "artifacts",
@@ -98,6 +103,7 @@ __all__ = [
     "hardware_show",
     "logs",
     "memory_by_context",
+    "metrics",
     "models",
     "own_rules",
     "paths",
@@ -109,8 +115,10 @@ __all__ = [
     "rules_lint",
     "rules_list",
     "rules_show",
+    "serve_metrics",
     "status",
     "suggest",
+    "support_bundle",
     "survey",
     "up",
     "verify",

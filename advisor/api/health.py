@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advisor.api import health_system
 from advisor.api.context import load_settings, rule_pack, this_machine
 from advisor.errors import AdvisorError
 from advisor.facts.reports import Check
@@ -32,6 +33,15 @@ def doctor(*, settings: Settings | None = None) -> tuple[Check, ...]:
         *_environments(s),
         *_deployments(s),
     )
+
+
+def _ports(s: Settings) -> set[int]:
+    from advisor.api.serving import manager
+
+    try:
+        return manager(s).spoken_for()
+    except AdvisorError:  # told by the check of the deployments
+        return set()
 
 
 def _python() -> Check:
@@ -104,15 +114,10 @@ def _machine(s: Settings) -> list[Check]:
             hint=None if available is None or available > 2**30 else "advisor status",
         )
     )
-    for device in machine.devices:
-        out.append(
-            Check(
-                name=device.id,
-                ok=device.unusable is None,
-                message=device.name if device.unusable is None else f"{device.name}: {device.unusable}",
-                hint=None if device.unusable is None else "nvidia-smi",
-            )
-        )
+    out += [health_system.device(d, host.container) for d in machine.devices]
+    out += health_system.builds(s, machine)
+    out += health_system.limits(host.memory.limit_bytes or host.memory.total_bytes)
+    out.append(health_system.port(s, _ports(s)))
     out += [Check(name=w.code, ok=None, message=w.message) for w in warnings]
     return out
 

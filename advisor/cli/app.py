@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "status": (_AT + "deployments", "status", "Show what is being served."),
     "logs": (_AT + "deployments", "logs", "Show the log of a deployment."),
     "down": (_AT + "deployments", "down", "Stop deployments."),
+    "metrics": (_AT + "metrics", "metrics", "Write the deployments' state, memory and speeds for Prometheus."),
     "restart": (_AT + "deployments", "restart", "Stop a deployment and start it again."),
     "quantize": (_AT + "quantize", "quantize", "Make a quantized model."),
     "verify": (_AT + "verify", "verify", "Measure how far an artifact is from its original."),

@@ -172,10 +172,17 @@ class EnvData(Shape, frozen=True, kw_only=True):
     environment: EnvInfo
 
 
+class MetricsData(Shape, frozen=True, kw_only=True):
+    """``advisor metrics``: Prometheus's text format."""
+
+    text: str
+
+
 class ChecksData(Shape, frozen=True, kw_only=True):
-    """``advisor doctor`` and ``env doctor``."""
+    """``advisor doctor`` and ``env doctor``. ``bundle``: the file that was written for whoever helps."""
 
     checks: tuple[Check, ...]
+    bundle: str | None = None
 
 
 class CacheData(Shape, frozen=True, kw_only=True):
@@ -265,6 +272,7 @@ DATA: Final[dict[str, type[Shape]]] = {
     "env-remove": EnvData,
     "env-doctor": ChecksData,
     "doctor": ChecksData,
+    "metrics": MetricsData,
     "cache-info": CacheData,
     "cache-gc": CacheData,
     "schema": SchemaData,

