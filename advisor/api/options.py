@@ -14,12 +14,14 @@ from advisor.facts.words import is_hub_text
 
 
 class MachineOptions(TypedDict, total=False):
-    """Another machine, or changes to one: names of hardware; bytes; bytes per second."""
+    """Another machine, or changes to one: names of hardware; bytes; bytes per second. ``total``: as if nothing ran on
+    it."""
 
     hardware: tuple[str, ...]
     memory: int | None
     vram: int | None
     bandwidth: int | None
+    total: bool
 
 
 class MakingOptions(TypedDict, total=False):
@@ -99,6 +101,7 @@ def machine_options(options: PlanOptions) -> MachineOptions:
         "memory": options.get("memory"),
         "vram": options.get("vram"),
         "bandwidth": options.get("bandwidth"),
+        "total": options.get("total", False),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import msgspec
 
 from advisor import datafiles
-from advisor.api import keeping, learning, qualities
+from advisor.api import keeping, learning, qualities, sharing
 from advisor.api.context import (
     DEFAULT_MODEL,
     bundle_or_probe,
@@ -35,6 +35,7 @@ from advisor.facts.plan import Estimate, Plan, PlanRequest, Warning_
 from advisor.facts.recipe import RecipeOptions
 from advisor.facts.reports import ProbeReport, RecommendReport
 from advisor.facts.text import clean, shell_word
+from advisor.planner.devices import whole
 from advisor.settings import probe_variables
 
 if TYPE_CHECKING:
@@ -114,6 +115,11 @@ def target_machine(
         warnings: tuple[Warning_, ...] = ()
     else:
         base, warnings, here = bundle_or_probe(machine, settings)
+        if here and not named and not options.get("total"):
+            base, more = sharing.around(base, settings)
+            warnings += more
+    if options.get("total"):
+        base = whole(base)
     memory, vram, bandwidth = options.get("memory"), options.get("vram"), options.get("bandwidth")
     if not named and memory is None and vram is None and bandwidth is None:
         return base, warnings, here
@@ -379,5 +385,5 @@ def estimate(
 
 
 def own_machine(settings: Settings) -> Machine:
-    """This machine as planning sees it."""
-    return this_machine(settings)[0]
+    """This machine as planning sees it, beside what runs on it."""
+    return sharing.around(this_machine(settings)[0], settings)[0]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import asking, hubbing, keeping, learning, planning, providing, receipts, trying
-from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model
+from advisor.api import asking, hubbing, keeping, learning, planning, providing, receipts, sharing, trying
+from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model, this_machine
 from advisor.api.launching import (
     Endpoint,
     deployment_name,
@@ -85,12 +85,14 @@ def up(
 
         check_name(name)
     another = machine_options(options)
-    if another["hardware"] not in ((), ("this",)) or any(
-        another[k] is not None for k in ("memory", "vram", "bandwidth")
+    if (
+        another["hardware"] not in ((), ("this",))
+        or any(another[k] is not None for k in ("memory", "vram", "bandwidth"))
+        or another["total"]
     ):
         raise AdvisorError(
             "contradictory-options",
-            "`up` works on this machine as it is; --hardware, --memory, --vram and --bandwidth describe another one.",
+            "`up` works on this machine as it is; --hardware, --memory, --vram, --bandwidth and --total are for another.",
             context=["--max-memory keeps a plan below a size"],
             hint=f"advisor recommend {shell_word(model_or_plan) if isinstance(model_or_plan, str) else DEFAULT_MODEL}",
         )
@@ -135,7 +137,10 @@ def _choose(
     # A model of the hub is named with its commit from here on, so that what is planned is what is fetched.
     exact = facts.ref if facts.kind == "hub" and facts.revision else ref
     serving = keeping.requests_of(settings, _serving(settings))
-    report = planning.recommend(exact, settings=settings, top=50, **options)
+    # A deployment that this very wish has launched is not in its own way.
+    own = [plan_id for plan_id, asked in serving.items() if asked == request_of(options, top=50)]
+    beside = sharing.around(this_machine(settings)[0], settings, giving_back=own)[0] if own else None
+    report = planning.recommend(exact, machine=beside, settings=settings, top=50, **options)
     if not dry_run:
         _refuse_without_weights(report.model, report.plans, ref, settings)
     ready = [p for p in report.plans if dry_run or (p.status == "ready" and p.executable_here)]

@@ -53,6 +53,12 @@ def _machine_options(*, hidden: bool = False) -> tuple[Any, ...]:
         ),
         _machine("--vram", type=SIZE, help="Memory of each device.", hidden=hidden),
         _machine("--bandwidth", type=BANDWIDTH, help="Memory bandwidth (1008GB/s).", hidden=hidden),
+        _machine(
+            "--total/--free",
+            default=False,
+            help="Plan with all memory, as if nothing ran there; or with what is free now (the default).",
+            hidden=hidden,
+        ),
     )
 
 

@@ -65,6 +65,17 @@ def resident(pids: Iterable[int], *, proc: Path = Path("/proc")) -> Quantity | N
     return None if rss is None else exact(rss, "bytes", RSS_SOURCE, "measured")
 
 
+def unreclaimable(pids: Iterable[int], *, proc: Path = Path("/proc")) -> int | None:
+    """Bytes of the processes' own data, resident: what the kernel cannot drop, unlike mapped files. ``None`` where the
+    system does not tell."""
+    known = list(pids)
+    if not known or not LINUX:
+        return None
+    parts = [_sum(known, "status", name, proc=proc) for name in ("RssAnon", "RssShmem")]
+    found = [p for p in parts if p is not None]
+    return sum(found) if found else None
+
+
 def peak(pids: Iterable[int], *, proc: Path = Path("/proc")) -> Quantity | None:
     """Bytes resident at most since each process began, summed; an upper bound where there are several."""
     known = list(pids)

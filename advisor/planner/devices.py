@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from advisor.facts.machine import Device
+import msgspec
+
+from advisor.facts.machine import Device, Machine
 
 _GIB: Final = 1 << 30
 # A desktop and the driver's own contexts; less than this is nobody's workload.
@@ -23,15 +25,27 @@ def in_use(device: Device) -> str | None:
     Unified memory is the host's, of which only what is available is counted on anyway.
     """
     memory = device.memory
-    whole = memory.usable_bytes if memory.usable_bytes is not None else memory.total_bytes
-    if whole is None or memory.free_bytes is None or device.unified_memory:
+    most = memory.usable_bytes if memory.usable_bytes is not None else memory.total_bytes
+    if most is None or memory.free_bytes is None or device.unified_memory:
         return None
-    taken = whole - memory.free_bytes
-    if taken < max(_NOTABLE, whole // 20):
+    taken = most - memory.free_bytes
+    if taken < max(_NOTABLE, most // 20):
         return None
     count = device.processes.count if device.processes is not None else 0
     who = f"{count} other process{'' if count == 1 else 'es'}" if count else "others"
     return (
-        f"{device.id}: {taken / _GIB:.1f} of {whole / _GIB:.1f} GiB are held by {who}; "
+        f"{device.id}: {taken / _GIB:.1f} of {most / _GIB:.1f} GiB are held by {who}; "
         f"planned with the {memory.free_bytes / _GIB:.1f} GiB that are free now"
     )
+
+
+def whole(machine: Machine) -> Machine:
+    """The machine as if nothing ran on it: what is usable counts, not what is free."""
+    memory = msgspec.structs.replace(machine.host.memory, available_bytes=None)
+    devices = tuple(
+        msgspec.structs.replace(d, memory=msgspec.structs.replace(d.memory, free_bytes=None))
+        if d.memory.usable_bytes is not None
+        else d
+        for d in machine.devices
+    )
+    return msgspec.structs.replace(machine, host=msgspec.structs.replace(machine.host, memory=memory), devices=devices)

@@ -11,7 +11,7 @@ from advisor.facts.machine import Device, Machine
 from advisor.facts.plan import Goal, PlanRequest, Relaxation
 from advisor.planner.building import build
 from advisor.planner.candidate import usable_devices
-from advisor.planner.devices import device_capacity
+from advisor.planner.devices import device_capacity, whole
 from advisor.planner.request import MIN_CONTEXT, effective_goal
 
 if TYPE_CHECKING:
@@ -93,14 +93,7 @@ def _changes(
 
 def _idle(machine: Machine) -> Machine | None:
     """The same machine with nothing else running; ``None`` where nothing else runs."""
-    memory = msgspec.structs.replace(machine.host.memory, available_bytes=None)
-    devices = tuple(
-        msgspec.structs.replace(d, memory=msgspec.structs.replace(d.memory, free_bytes=None))
-        if d.memory.usable_bytes is not None
-        else d
-        for d in machine.devices
-    )
-    idle = msgspec.structs.replace(machine, host=msgspec.structs.replace(machine.host, memory=memory), devices=devices)
+    idle = whole(machine)
     return idle if idle != machine else None
 
 

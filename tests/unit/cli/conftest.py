@@ -61,6 +61,7 @@ def answers() -> Answers:
         "env_remove": lambda name, **_: sample_lists.sample_env(name=name),
         "env_doctor": lambda name=None, **_: sample_lists.sample_checks(),
         "doctor": lambda **_: sample_lists.sample_checks(),
+        "metrics": lambda **_: "# TYPE advisor_deployment_up gauge\n",
         "goals": lambda **_: (samples.sample_goal(),),
         "hardware": lambda words=(), **_: sample_lists.sample_hardware(),
         "hardware_show": lambda name, **_: sample_lists.sample_hardware()[0],

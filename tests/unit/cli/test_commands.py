@@ -55,6 +55,7 @@ LINES: dict[str, tuple[int, str]] = {
     "cache gc": (0, "cache-gc"),
     "cache gc --unused --yes": (0, "cache-gc"),
     "doctor": (0, "doctor"),
+    "metrics": (0, "metrics"),
     "schema": (0, "schema"),
     "schema recommend": (0, "schema"),
     "paths": (0, "paths"),
@@ -159,9 +160,7 @@ def test_options_reach_the_library(advise: Advise, fake: Callable[..., None], tm
         "8B --goal coding --context 32k --parallel 2 --hardware rtx-3090:2 --hardware cpu --memory 64GB --vram 24GiB"
     )
     words += " --bandwidth 1008GB/s --method AWQ --format Q4_K_M --runtime vLLM --kv-type q8_0 --min-tps 10"
-    words += (
-        f" --max-memory 20GB --min-quality 0.98 --within 1h30m --no-download --top 3 --machine {tmp_path} --offline"
-    )
+    words += f" --max-memory 20GB --min-quality 0.98 --within 1h30m --no-download --top 3 --total --machine {tmp_path} --offline"
     assert advise("recommend", *words.split()).code == 0
     settings = seen.pop("settings")
     assert settings.offline
@@ -193,6 +192,7 @@ def test_options_reach_the_library(advise: Advise, fake: Callable[..., None], tm
         "threads": None,
         "model_facts": None,
         "pareto": False,
+        "total": True,
     }
 
 
