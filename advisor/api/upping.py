@@ -92,7 +92,7 @@ def up(
     ):
         raise AdvisorError(
             "contradictory-options",
-            "`up` works on this machine as it is; --hardware, --memory, --vram, --bandwidth and --total are for another.",
+            "`up` takes this machine as it is; --hardware, --memory, --vram, --bandwidth and --total are for another.",
             context=["--max-memory keeps a plan below a size"],
             hint=f"advisor recommend {shell_word(model_or_plan) if isinstance(model_or_plan, str) else DEFAULT_MODEL}",
         )

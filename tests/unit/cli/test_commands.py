@@ -160,7 +160,8 @@ def test_options_reach_the_library(advise: Advise, fake: Callable[..., None], tm
         "8B --goal coding --context 32k --parallel 2 --hardware rtx-3090:2 --hardware cpu --memory 64GB --vram 24GiB"
     )
     words += " --bandwidth 1008GB/s --method AWQ --format Q4_K_M --runtime vLLM --kv-type q8_0 --min-tps 10"
-    words += f" --max-memory 20GB --min-quality 0.98 --within 1h30m --no-download --top 3 --total --machine {tmp_path} --offline"
+    words += " --max-memory 20GB --min-quality 0.98 --within 1h30m --no-download --top 3 --total"
+    words += f" --machine {tmp_path} --offline"
     assert advise("recommend", *words.split()).code == 0
     settings = seen.pop("settings")
     assert settings.offline
