@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up down test test-long quick lint types imports bench build-check gpu-check schemas models clean
+.PHONY: up down test test-long quick lint types imports bench build-check gpu-check faults load schemas models clean
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "advisor needs Python 3.11 or newer; set PYTHON=")'
@@ -53,6 +53,12 @@ build-check: $(VENV)/.dev
 
 gpu-check: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu_check.py
+
+faults: $(VENV)/.dev
+	$(BIN)/python benchmarks/faults.py --write docs/measured/faults.md
+
+load: $(VENV)/.dev
+	$(BIN)/python benchmarks/load.py --write docs/measured/load.md
 
 schemas: $(VENV)/.dev
 	$(BIN)/python -m advisor.facts.schemas docs/schemas
