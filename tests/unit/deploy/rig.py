@@ -40,10 +40,10 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> 
 class Rig:
     """``spec`` builds a specification for the fake server; extra words are its options."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, first_port: int | None = None) -> None:
         self.root = root
         self.deployments = Deployments(root)
-        self._next = 20000 + os.getpid() % 20000
+        self._next = first_port if first_port is not None else 20000 + os.getpid() % 20000
 
     def port(self) -> int:
         chosen = ports.choose("127.0.0.1", self._next, explicit=False)
