@@ -56,6 +56,8 @@ gpu-check: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python benchmarks/faults.py --write docs/measured/faults.md
+	$(BIN)/python benchmarks/sequences.py
+	$(BIN)/python benchmarks/supervision.py
 
 load: $(VENV)/.dev
 	$(BIN)/python benchmarks/load.py --write docs/measured/load.md
