@@ -26,7 +26,7 @@ from advisor.errors import AdvisorError, word_not_found
 from advisor.events import Cancel, Reporter
 from advisor.facts.results import Artifact, Verification
 from advisor.facts.text import shell_word
-from advisor.facts.words import GGUF_FORMATS, METHODS, is_format
+from advisor.facts.words import FORMAT_WORDS, GGUF_FORMATS, METHODS, is_format
 
 if TYPE_CHECKING:
     from advisor.execute.steps import Steps
@@ -159,7 +159,7 @@ def _choice(
         made = able[quantizer]
         method = next((m for m in made.methods if fmt is None or made.makes(m, fmt)), None)
     if method is None and fmt is not None:
-        method = next((m for m in candidate.FORMATS if candidate.takes(m, fmt)), None)
+        method = candidate.method_of(fmt, model)
     method = method or "gguf"
     if method == "none" and (fmt in GGUF_FORMATS or fmt is None):
         method, fmt = "gguf", fmt or "f16"
@@ -169,7 +169,9 @@ def _choice(
         found = candidate.formats(method, model, asked, tensors(model))
         # The first that divides the rows; the usual one where none does, so that it can be said what is wrong with it.
         fits = [f for f in found if candidate.group_divides(f, tensors(model)) is not False]
-        fmt = "q4_k_m" if method == "gguf" and not _narrows(request) else next(iter((*fits, *found)), None)
+        fmt = next(iter((*fits, *found)), None)
+        if method == "gguf" and not _narrows(request):
+            fmt = "mxfp4" if candidate.original_method(model) == "mxfp4" else "q4_k_m"
     if fmt is None:
         raise AdvisorError(
             "illegal-recipe",
@@ -285,7 +287,7 @@ def _check_names(method: str | None, format: str | None, quantizer: str | None) 
     if method is not None and method not in METHODS:
         raise word_not_found("method", method, METHODS)
     if format is not None and not is_format(format):
-        raise word_not_found("format", format, GGUF_FORMATS)
+        raise word_not_found("format", format, FORMAT_WORDS)
     if quantizer is not None and quantizer not in (known := quantizers()):
         raise word_not_found("quantizer", quantizer, sorted(q for q in known if q != "none"))
 

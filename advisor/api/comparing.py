@@ -18,6 +18,7 @@ from advisor.events import Cancel, Event, Reporter, safely
 from advisor.execute import qualities
 from advisor.facts.base import dumps_any, loads
 from advisor.facts.comparison import Comparison, Figures, Row
+from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan
 from advisor.facts.quantity import Quantity, exact
 from advisor.facts.text import shell_word
@@ -82,21 +83,33 @@ def compare(
     rows: list[Row] = []
     plans: list[Plan | None] = []
     facts = None
-    for method, fmt in CHOICES:
+
+    def add(method: str, fmt: str | None) -> ModelFacts | None:
+        """One row, where the options leave it; the model, which planning has read."""
         wanted = options.get("method"), options.get("format")
         if (wanted[0] not in (None, method)) or (fmt is not None and wanted[1] not in (None, fmt)):
-            continue
+            return None
         asked: PlanOptions = {**_taken(options, method), "method": method, "format": fmt or wanted[1]}
         try:
             report = planning.recommend(ref, settings=s, top=1, measured=False, **asked)
         except AdvisorError as e:
             if e.code not in ("contradictory-options", "illegal-recipe"):
                 raise
-            continue  # a format that the method does not have
-        facts = report.model
+            return None  # a format that the method does not have
         plan = report.plans[0] if report.plans else None
         plans.append(plan)
         rows.append(_planned(plan) if plan is not None else _impossible(method, fmt, report.rejected))
+        return report.model
+
+    for method, fmt in CHOICES:
+        facts = add(method, fmt) or facts
+    if facts is not None:
+        from advisor.planner.candidate import original_method, usual_gguf
+
+        own = original_method(facts) if facts.weights_format != "gguf" else None
+        for more in (("gguf", usual_gguf(facts)), *(((own, None),) if own is not None else ())):
+            if more not in CHOICES:
+                add(*more)
     if facts is None:
         raise AdvisorError(
             "contradictory-options",

@@ -297,7 +297,10 @@ def _usual(facts: ModelFacts, method: str, fmt: str | None, runtime: str | None)
         tried = formats(method, facts, PlanRequest(), tensors(facts))
         # The usual group comes first also where it does not divide the rows; then the next one does.
         fmt = tried[-1 if method in ("awq", "gptq", "rtn") else 0] if tried else None
-    fmt = fmt or "q4_k_m"
+    if fmt is None:
+        from advisor.planner.candidate import usual_gguf
+
+        fmt = usual_gguf(facts)
     if runtime is None and method != "gguf":
         from advisor.api.checkpoints import runtime_for
 
@@ -325,9 +328,9 @@ def estimate(
 ) -> Estimate:
     """Numbers for one named choice; no choice is made.
 
-    Without ``format`` it is q4_k_m, or the usual one of ``method``; without ``runtime`` llama.cpp, or the one that
-    advisor serves such checkpoints with. ``engine`` asks llama.cpp itself in its managed environment (which must have
-    been built) and corrects the formulas.
+    Without ``format`` it is that of a GGUF file that is named, q4_k_m, or the usual one of ``method``; without
+    ``runtime`` llama.cpp, or the one that advisor serves such checkpoints with. ``engine`` asks llama.cpp itself in its
+    managed environment (which must have been built) and corrects the formulas.
 
     Raises:
         AdvisorError: unknown words, ``env-failed`` where the engine is asked and not installed.

@@ -14,12 +14,10 @@ from advisor.cli.failure import command_name
 from advisor.cli.run import Run
 from advisor.errors import AdvisorError, word_not_found
 from advisor.facts.words import (
-    GGUF_FORMATS,
+    FORMAT_WORDS,
     GOALS,
-    GROUPED_EXAMPLES,
     KV_TYPES,
     METHODS,
-    PLAIN_FORMATS,
     RUNTIMES,
     is_format,
     is_hub_text,
@@ -152,7 +150,7 @@ DURATION: Final = Parsed("duration", values.parse_duration)
 TOKENS: Final = Parsed("tokens", values.parse_tokens)
 COUNT: Final = Parsed("n", values.parse_count)
 METHOD: Final = Name("method", METHODS)
-FORMAT: Final = Name("format", (*GGUF_FORMATS, *PLAIN_FORMATS, *GROUPED_EXAMPLES), is_format)
+FORMAT: Final = Name("format", FORMAT_WORDS, is_format)
 RUNTIME: Final = Name("runtime", RUNTIMES)
 KV_TYPE: Final = Name("KV cache type", KV_TYPES)
 GOAL: Final = Suggested("goal", GOALS)

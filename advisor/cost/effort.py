@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from advisor.cost.formats import checkpoint
+from advisor.cost.formats import checkpoint, packing
 from advisor.cost.gguf_file import stored_types, weight_map
 from advisor.facts.machine import Machine, Storage
 from advisor.facts.model import ModelFacts, TensorSpec
@@ -38,9 +38,9 @@ _GGUF: Final = {
     **dict.fromkeys(("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k"), _K),
     **dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1"), _LEGACY),
     **dict.fromkeys(("iq4_xs", "iq4_nl"), _IQ),
-    **dict.fromkeys(("q8_0", "f16", "bf16"), _COPY),
+    **dict.fromkeys(("q8_0", "f16", "bf16", "mxfp4"), _COPY),  # experts in MXFP4 are copied as they are
 }
-# Calibrated methods scale with weights; on an accelerator they take minutes for 7B to 8B models.
+# On the cores of the host.
 _METHODS: Final = {
     "awq": Work(20, 1650, 0.3, 2.5, "fit", f"llm-compressor AWQ: 131 s (g64) to 158 s (g32) for {_MEASURED}"),
     "gptq": Work(20, 2600, 0.3, 2.0, "fit", f"gptqmodel: 198 s (g64) for {_MEASURED}"),
@@ -68,8 +68,25 @@ _PEAK_SOURCE: Final = (
 # Quantized while the runtime loads: nothing is made before, and the 16-bit checkpoint lies on disk. For HQQ that
 # takes long enough to be counted.
 _AT_LOAD: Final = ("nf4", "int8", "hqq")
-# A GPU does the arithmetic of calibration; published times for 7B to 8B models are 10 to 30 minutes on one card.
-_ON_GPU: Final = {"awq": 0.08, "gptq": 0.08, "w8a8": 0.2, "nvfp4": 0.2, "mxfp4": 0.2, "hqq": 0.05}
+# On one NVIDIA card, which does the arithmetic: seconds a billion weights, whatever the cores of the host.
+_ON_GPU: Final = {
+    "awq": Work(
+        20, 110, 0.4, 3.0, "fit", "AutoAWQ's read-me: 10 to 15 minutes for 7B, about an hour for 70B, on one GPU"
+    ),
+    "gptq": Work(
+        20,
+        200,
+        0.35,
+        10.0,
+        "fit",
+        "GPTQ (arXiv 2210.17323) on one A100 with 128 samples: 10 minutes for 7.1B, 4.2 hours for 175B; more samples "
+        "and other cards take longer, up to 4 hours for 7B (text 000, section 6)",
+    ),
+    "w8a8": Work(15, 20, 0.3, 8.0, "guess", "SmoothQuant looks at activations as AWQ does, without a search"),
+    "nvfp4": Work(12, 10, 0.3, 5.0, "guess", "rounding on a GPU, with reading and writing"),
+    "mxfp4": Work(12, 10, 0.3, 5.0, "guess", "rounding on a GPU, with reading and writing"),
+    "hqq": Work(12, 4, 0.3, 4.0, "fit", "HQQ's authors: Llama-2-70B in under five minutes on one GPU"),
+}
 # Seconds until the server answers, without reading the weights: value, low, high.
 _START: Final = {
     "llama.cpp": (1.5, 0.5, 6.0),
@@ -160,7 +177,10 @@ def quantize_time(
     if model.weights_format == "gguf":
         parts.append(seconds(RESTORE, model.params, cores))
     usable = any(d.unusable is None and d.vendor == "nvidia" for d in machine.devices)
-    parts.append(seconds(work, model.params, cores, share=_ON_GPU.get(method, 0.5) if usable else 1.0))
+    if usable and method in _ON_GPU:
+        parts.append(seconds(_ON_GPU[method], model.params, 1.0))
+    else:
+        parts.append(seconds(work, model.params, cores, share=0.5 if usable else 1.0))
     return _sum(parts)
 
 
@@ -251,6 +271,14 @@ def time(
     )
 
 
+def _published_bytes(model: ModelFacts, tensors: tuple[TensorSpec, ...]) -> int:
+    """Size of a checkpoint that is not here: in the format it is quantized in, where that is known, or 16 bits."""
+    method, fmt = model.quantized_method, model.quantized_format
+    if method is None or fmt is None or not tensors or packing(method, fmt) is None:
+        return 2 * model.params
+    return int(checkpoint(model, tensors, method, fmt).total.value)
+
+
 def disk(
     model: ModelFacts,
     tensors: tuple[TensorSpec, ...],
@@ -263,13 +291,16 @@ def disk(
 ) -> Disk:
     """Bytes to download and the most that lies on disk at once: weights, the 16-bit GGUF between, the artifact."""
     local = model.path is not None and model.weights_format != "none"
-    source = model.weights_bytes or 2 * model.params
-    download = 0 if local else (model.weights_bytes if model.weights_bytes else 2 * model.params)
+    source = model.weights_bytes or _published_bytes(model, tensors)
+    download = 0 if local else source
     if _already(model, tensors, method, fmt, as_is):
         return Disk(download_bytes=download, peak_bytes=download)
     between = 0
     if method == "gguf" and model.weights_format != "gguf":
-        between = int(weight_map(model, tensors, "f16", imatrix=False, as_is=False).file.value)
+        if fmt == "mxfp4":  # what is converted keeps its experts
+            between = int(checkpoint(model, tensors, fmt, fmt).total.value)
+        else:
+            between = int(weight_map(model, tensors, "f16", imatrix=False, as_is=False).file.value)
     elif method != "gguf" and model.weights_format == "gguf":
         between = int(checkpoint(model, tensors, "none", "bf16").total.value)
     if method in (*_AT_LOAD, "none"):  # the 16-bit checkpoint is what is served

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Final, NamedTuple
 
-from advisor.cost.gguf_mix import DEFAULTS, SMALLER_BLOCKS, Assigned, assign
+from advisor.cost.gguf_mix import EVERY, SMALLER_BLOCKS, Assigned, assign
 from advisor.cost.gguf_types import ALIGNMENT, pad, tensor_bytes
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.quantity import Quantity, exact
@@ -75,14 +75,14 @@ def stored_types(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str) -> 
 
     The largest share of a file's bytes has the file type's own type, or what that falls back to.
     """
-    if model.weights_format != "gguf" or fmt not in DEFAULTS or any(t.gguf_type is None for t in tensors):
+    if model.weights_format != "gguf" or fmt not in EVERY or any(t.gguf_type is None for t in tensors):
         return False
     share: dict[str, int] = {}
     for t in tensors:
         kind = t.gguf_type or "f32"
         share[kind] = share.get(kind, 0) + tensor_bytes(t, kind)
     main = max(share, key=lambda k: share[k])
-    return main in (DEFAULTS[fmt], SMALLER_BLOCKS.get(DEFAULTS[fmt]))
+    return main in (EVERY[fmt], SMALLER_BLOCKS.get(EVERY[fmt]))
 
 
 def weight_map(

@@ -224,7 +224,7 @@ def assign(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str, *, imatri
             wanted = rules.output(fmt, block, width, s)
             # Narrower than the block it skips the usual type altogether; the name still promised it.
             promised = rules.output(fmt, block, 0, s) if width % block else wanted
-        elif fmt == "mxfp4_moe":
+        elif fmt == "mxfp4":  # of experts; what every token reads has eight bits
             wanted = promised = "mxfp4" if len(t.shape) == 3 and t.shape[0] > 1 else "q8_0"
         elif what == "token_embd":
             wanted = promised = rules.embedding(fmt, default)

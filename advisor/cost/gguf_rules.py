@@ -13,6 +13,7 @@ DEFAULTS: Final[dict[str, str]] = {
     "q3_k_s": "q3_k",
     "q3_k_m": "q3_k",
     "q3_k_l": "q3_k",
+    "mxfp4": "mxfp4",
     "iq4_xs": "iq4_xs",
     "iq4_nl": "iq4_nl",
     "q4_0": "q4_0",
@@ -45,7 +46,7 @@ OTHERS: Final[dict[str, str]] = {
     "tq2_0": "tq2_0",
     "q1_0": "q1_0",
     "q2_0": "q2_0",
-    "mxfp4_moe": "mxfp4",
+    "nvfp4": "nvfp4",
     "f32": "f32",
 }
 EVERY: Final[dict[str, str]] = DEFAULTS | OTHERS
@@ -81,7 +82,7 @@ def more_bits(i: int, n: int) -> bool:
 
 def output(fmt: str, block: int, width: int, s: Shape) -> str:
     """The output matrix, or a tied embedding. ``block``: weights in a block of the file type's own type."""
-    if fmt == "mxfp4_moe" or s.arch == "falcon" or width % block or fmt == "q8_0":
+    if fmt == "mxfp4" or s.arch == "falcon" or width % block or fmt == "q8_0":
         return "q8_0"
     return "q5_k" if fmt in _OUTPUT_Q5 else "q6_k"
 

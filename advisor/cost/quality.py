@@ -48,6 +48,7 @@ _PUBLISHED_AS: Final = frozenset(
         ("deepseek_v32", "fp8"),
         ("kimi_k2", "fp8"),
         ("minimax_m2", "fp8"),
+        ("ministral3", "fp8"),
     }
 )
 
@@ -141,7 +142,7 @@ def evidence() -> tuple[Point, ...]:
 
 def _anchor(method: str, fmt: str) -> tuple[Anchor, float]:
     table = losses()
-    known = table.anchors.get(method)
+    known = table.anchors.get("mxfp4" if (method, fmt) == ("gguf", "mxfp4") else method)
     if known is None:
         raise AdvisorError("bad-option", f'No quality figures for method "{method}".')
     grouped = GROUPED_FORMAT.match(fmt)
@@ -202,12 +203,18 @@ def is_original(model: ModelFacts, method: str) -> bool:
     return model.quantized_method == method and (model.model_type, method) in _PUBLISHED_AS
 
 
+def keeps_experts(model: ModelFacts, method: str, fmt: str) -> bool:
+    """Whether a GGUF file of ``model`` has its experts bit for bit as they were published, in MXFP4."""
+    return (method, fmt) == ("gguf", "mxfp4") and is_original(model, "mxfp4")
+
+
 def predict(model: ModelFacts, method: str, fmt: str, imatrix: bool, *, as_is: bool = False) -> Quantity:
     """Mean KL divergence of the quantized model from its original, in nats.
 
     The original has 16 bits a weight, or is what was published in a quantized format (``is_original``), of which
-    serving it as it is loses no more than rounding. Of a quantized file that was named the file itself is the original
-    (``as_is``): what it lost before is lost however it is served.
+    serving it as it is loses no more than rounding. An MXFP4 file of weights that were published in it has their
+    experts, and eight bits for the other matrices, which loses at most what a whole file of them does. Of a quantized
+    file that was named the file itself is the original (``as_is``): what it lost before is lost however it is served.
 
     Raises:
         AdvisorError: ``bad-option`` where there are no figures for the method or format.
@@ -217,6 +224,11 @@ def predict(model: ModelFacts, method: str, fmt: str, imatrix: bool, *, as_is: b
         return msgspec.structs.replace(
             _kld(model.params, "none", "bf16", False),
             source=f"{whose}, in {fmt}: nothing is lost but by rounding between kernels",
+        )
+    if keeps_experts(model, method, fmt):
+        most = _kld(model.params, "gguf", "q8_0", False)
+        return msgspec.structs.replace(
+            most, low=0.0, source=f"experts as they were published, at most what Q8_0 loses of the rest: {most.source}"
         )
     return _kld(model.params, method, fmt, imatrix, is_early(model))
 

@@ -53,6 +53,9 @@ class _Work:
         self.own = identity_of or make.identity(self.source)
         self.name = _TYPE_TAG.sub("", self.source.stem) if self.is_gguf else model.name.rsplit("/", 1)[-1]
         self.packed = sorted(set(model.source_types) - FLOATS) if self.is_gguf else []
+        # The converter repacks MXFP4 bit for bit; everything else it widens.
+        self.kept = frozenset({"mxfp4"} if not self.is_gguf and model.quantized_method == "mxfp4" else ())
+        self.trained_packed = bool(self.kept) or (model.architecture == "gpt-oss" and "mxfp4" in self.packed)
 
     def do(self, step: str, work: Callable[[], Made], tell: Callable[[Made], str]) -> Made:
         def outcome() -> Outcome[Made]:
@@ -128,6 +131,7 @@ def _sixteen_bit(work: _Work, outtype: str, *, checkpoint: bool, allow_requantiz
             outtype=outtype,
             identity_of=identity,
             tokenizer_of=work.source if work.is_gguf else None,
+            packed=work.kept,
         ),
         lambda m: f"{outtype} GGUF, {m.path.stat().st_size:,} bytes",
     )
@@ -166,6 +170,15 @@ def make_gguf(
     if measured and text is None:
         raise AdvisorError("contradictory-options", "An importance matrix needs a calibration text.")
     work = _Work(making, model, steps, identity_of)
+    if work.trained_packed and fmt != "mxfp4":
+        raise AdvisorError(
+            "contradictory-options",
+            f"The experts of {work.name} are in MXFP4, which they were trained in: llama.cpp keeps them as they are, "
+            f"so there is no {fmt} file of them.",
+            hint=f"advisor up {shell_word(model.ref)}"
+            if work.is_gguf
+            else f"advisor quantize {shell_word(model.ref)} --format mxfp4",
+        )
     outtype = fmt if fmt in PLAIN else "f16"
     base = _sixteen_bit(work, outtype, checkpoint=measured and not by_tool, allow_requantize=allow_requantize)
     if fmt in PLAIN:

@@ -157,8 +157,10 @@ def convert_to_gguf(
     outtype: str = "f16",
     identity_of: str | None = None,
     tokenizer_of: Path | None = None,
+    packed: frozenset[str] = frozenset(),
 ) -> Made:
     """A 16-bit GGUF file of a checkpoint folder. ``tokenizer_of``: a GGUF file whose tokenizer it must have.
+    ``packed``: types in which the folder has weights that the converter keeps as they are, and which there must be.
 
     Raises:
         AdvisorError: as ``Making.step``; also ``remote-code-refused`` and ``pickle-refused``.
@@ -174,7 +176,7 @@ def convert_to_gguf(
             )
         header = sound(tmp / file)
         stored = Counter(t.type for t in header.tensors)
-        if outtype not in stored or not set(stored) <= FLOATS:
+        if outtype not in stored or not set(stored) - packed <= FLOATS or not packed <= set(stored):
             raise AdvisorError("artifact-invalid", f"{outtype} was asked for; the file has {dict(stored)}.")
         return {**_without(result, "out"), "format": outtype, "bytes": header.file_bytes}
 

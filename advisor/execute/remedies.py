@@ -37,10 +37,11 @@ class Choice(NamedTuple):
 def next_format(fmt: str) -> str | None:
     """The next GGUF format that is nearer to the original, or ``None`` where there is none.
 
-    The rungs are the guide's own: mixed K types before the older uniform ones (002 section 27.5.2).
+    The rungs are the guide's own: mixed K types before the older uniform ones (002 section 27.5.2). MXFP4 is made of
+    weights that were published in it alone, so nothing is nearer.
     """
     order = ("q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
-    if fmt not in GGUF_FORMATS or fmt in ("f16", "bf16"):
+    if fmt not in GGUF_FORMATS or fmt in ("f16", "bf16", "mxfp4"):
         return None
     better = [f for f in order if GGUF_FORMATS.index(f) > GGUF_FORMATS.index(fmt)]
     return better[0] if better else None
@@ -53,7 +54,7 @@ def next_choice(method: str, fmt: str) -> Choice | None:
     more bits; a group that divides a model's widths divides them when halved. Four bits with the smallest groups give
     way to W8A8, which every runtime with 4-bit kernels has too. Two and three bits become four.
     """
-    if method == "gguf" or (method != "none" and fmt in GGUF_FORMATS and fmt not in ("f16", "bf16")):
+    if method == "gguf" or (method != "none" and fmt in GGUF_FORMATS and fmt not in ("f16", "bf16", "mxfp4")):
         better = next_format(fmt)
         return Choice("gguf", better) if better else None
     if method == "none" or fmt in ("f16", "bf16"):
@@ -85,7 +86,9 @@ def _weights(method: str) -> str:
 def more_quality(fmt: str, imatrix: bool, *, method: str = "gguf", model: str = "MODEL") -> str:
     """What to do against too much loss: more bits or finer groups, or a broader calibration."""
     better = next_choice(method, fmt)
-    if better is None or better.method == "none":
+    if method == "gguf" and fmt == "mxfp4":
+        parts = ["nothing is nearer to weights that were published in MXFP4: fetch the model again"]
+    elif better is None or better.method == "none":
         parts = ["use the unquantized model: --method none"]
     elif method == "gguf":
         parts = [f"use more bits: --format {better.format}"]
@@ -93,6 +96,6 @@ def more_quality(fmt: str, imatrix: bool, *, method: str = "gguf", model: str = 
         parts = [f"use {better.method} in {better.format}: {better.command(model)}"]
     if imatrix or method in _CALIBRATED:
         parts.append("or calibrate on a broader text, nearer to the use: --calibration FILE")
-    elif method == "gguf" and fmt in GGUF_FORMATS and fmt not in ("q8_0", "q6_k", "f16", "bf16"):
+    elif method == "gguf" and fmt in GGUF_FORMATS and fmt not in ("q8_0", "q6_k", "f16", "bf16", "mxfp4"):
         parts.append("or measure an importance matrix on a broad text first")
     return (parts[0][:1].upper() + parts[0][1:] + "".join(f"; {p}" for p in parts[1:])) + "."

@@ -149,8 +149,9 @@ def check_types(artifact: Path, *, fmt: str, imatrix: bool) -> tuple[dict[str, i
         block, nbytes = BLOCKS.get(kind or "", (1, 4))
         return elements * nbytes / block
 
-    # What never is quantized (norms, biases) says nothing.
+    # What never is quantized (norms, biases) says nothing; beside experts in MXFP4 a converter leaves 16 bits.
     assigned = [a for a in assign(facts, specs, fmt, imatrix=imatrix) if a.type != "f32"]
+    assigned = [a for a in assigned if fmt != "mxfp4" or a.type == "mxfp4"]
     wanted = sum(size(a.type, a.tensor.elements) for a in assigned)
     found = sum(size(a.tensor.gguf_type, a.tensor.elements) for a in assigned)
     different = [a for a in assigned if a.tensor.gguf_type != a.type]
@@ -179,8 +180,9 @@ def weight_bytes(path: Path) -> int:
 
 def bands_for(model: ModelFacts, method: str, fmt: str, imatrix: bool) -> dict[str, Band]:
     """The bands of a format for a model of this size; empty where there are no figures for it."""
-    from advisor.cost.quality import bands
+    from advisor.cost.quality import bands, keeps_experts
 
+    fmt = "q8_0" if keeps_experts(model, method, fmt) else fmt
     try:
         return bands(model.params, method, fmt, imatrix=imatrix)
     except AdvisorError as e:

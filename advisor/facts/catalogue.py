@@ -119,6 +119,9 @@ FACTS: Final[dict[str, FactDef]] = {
     "model.source_bits": _number("bits a weight takes on disk", "bits"),
     "model.width_256_divisible": _flag("every quantized row is a multiple of 256 weights long"),
     "model.native_method": _word("method whose number format the weights were published in: mxfp4, fp8 ...", *METHODS),
+    "model.original_method": _word(
+        "method of the only weights that the makers published: there are none of 16 bits", *METHODS
+    ),
     "model.vision": _flag("the model has parts for images that its weights do not count"),
     "model.latent_attention": _flag("keys and values are kept as one compressed row (MLA)"),
     "model.sliding_window": _flag("some layers look back over a window only"),

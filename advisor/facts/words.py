@@ -41,12 +41,13 @@ METHODS: Final[tuple[str, ...]] = get_args(MethodName)
 RUNTIMES: Final[tuple[str, ...]] = get_args(RuntimeName)
 GOALS: Final[tuple[str, ...]] = get_args(GoalName)
 
-# The GGUF file types that advisor can make, most compressed first.
+# The GGUF file types that advisor can make, most compressed first. MXFP4 only of weights that were published in it.
 GGUF_FORMATS: Final[tuple[str, ...]] = (
     "q2_k",
     "q3_k_s",
     "q3_k_m",
     "q3_k_l",
+    "mxfp4",
     "iq4_xs",
     "iq4_nl",
     "q4_0",
@@ -62,6 +63,25 @@ GGUF_FORMATS: Final[tuple[str, ...]] = (
     "f16",
     "bf16",
 )
+# GGUF file types that others make: a file that has one is served as it is.
+GGUF_SERVED: Final[tuple[str, ...]] = (
+    "q1_0",
+    "tq1_0",
+    "iq1_s",
+    "tq2_0",
+    "iq1_m",
+    "q2_0",
+    "iq2_xxs",
+    "iq2_xs",
+    "iq2_s",
+    "iq2_m",
+    "q2_k_s",
+    "iq3_xxs",
+    "iq3_xs",
+    "iq3_s",
+    "iq3_m",
+    "nvfp4",
+)
 # How llama.cpp gets a file into memory, in its own words: mapped; read into memory of its own; the same, and kept from
 # being swapped out.
 LOAD_MODES: Final[tuple[str, ...]] = ("mmap", "none", "mlock", "mmap+mlock")
@@ -70,6 +90,10 @@ GROUPED_FORMAT: Final = re.compile(r"^w(?P<bits>[2348])a16-g(?P<group>\d+)$|^hqq
 # Formats with a group size, of which there are more than can be listed.
 GROUPED_EXAMPLES: Final[tuple[str, ...]] = ("w4a16-g128", "hqq4-g64")
 PLAIN_FORMATS: Final[tuple[str, ...]] = ("w8a8", "fp8", "nvfp4", "mxfp4", "nf4", "int8", "bf16", "f16")
+# Every format there is a word for, groups by example; for suggestions.
+FORMAT_WORDS: Final[tuple[str, ...]] = tuple(
+    dict.fromkeys((*GGUF_FORMATS, *GGUF_SERVED, *PLAIN_FORMATS, *GROUPED_EXAMPLES))
+)
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -86,7 +110,7 @@ EXIT_INTERRUPTED: Final = 130
 
 def is_format(word: str) -> bool:
     """Whether ``word`` is a format name of the contract, of any method."""
-    return word in GGUF_FORMATS or word in PLAIN_FORMATS or GROUPED_FORMAT.match(word) is not None
+    return word in (*GGUF_FORMATS, *GGUF_SERVED, *PLAIN_FORMATS) or GROUPED_FORMAT.match(word) is not None
 
 
 WIKITEXT: Final = "wikitext-2"

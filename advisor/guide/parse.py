@@ -122,9 +122,9 @@ def check_value(definition: FactDef, name: str, value: object, path: str) -> Sca
     if definition.words:
         _known(value, definition.words, path, f"{name}")
     if name in _FORMAT_FACTS and not is_format(value):
-        from advisor.facts.words import GGUF_FORMATS, PLAIN_FORMATS
+        from advisor.facts.words import FORMAT_WORDS
 
-        near = did_you_mean(value, [*GGUF_FORMATS, *PLAIN_FORMATS, "w4a16-g128", "w4a16-g64", "w4a16-g32"])
+        near = did_you_mean(value, [*FORMAT_WORDS, "w4a16-g64", "w4a16-g32"])
         raise Bad(path, f"there is no format {clean(value, 60)!r}.{near}")
     return value
 

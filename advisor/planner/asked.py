@@ -42,8 +42,16 @@ def narrowed(method: str, formats: Sequence[str], asked: RecipeOptions) -> list[
     if group is not None:
         return []
     if method == "gguf":
-        return [f for f in formats if f.removeprefix("i").startswith(f"q{bits}_") or f"{bits}" == f.lstrip("bf")]
+        return [f for f in formats if bits == _gguf_bits(f)]
     return [f for f in formats if _BITS.get(f, 16) == bits]
+
+
+def _gguf_bits(fmt: str) -> int | None:
+    """The bits that a GGUF type has in its name."""
+    if fmt in _BITS:
+        return _BITS[fmt]
+    digits = fmt.removeprefix("i").removeprefix("t").lstrip("qbf").partition("_")[0]
+    return int(digits) if digits.isdigit() else None
 
 
 def _group(fmt: str) -> int | None:

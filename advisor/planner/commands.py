@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from advisor.backends import ollama
+from advisor.backends.llama.commands import file_type
 from advisor.backends.runtimes import exllama, sglang, tgi
 from advisor.backends.vllm import options as vllm
 from advisor.errors import AdvisorError
@@ -48,7 +49,7 @@ def _make(model: ModelFacts, c: Candidate, imatrix: bool) -> tuple[Argv, ...]:
     if imatrix:
         steps.append(("llama-imatrix", "-m", base, "-f", "<CALIBRATION.txt>", "-o", "<IMATRIX.gguf>"))
     matrix = ("--imatrix", "<IMATRIX.gguf>") if imatrix else ()
-    steps.append(("llama-quantize", *matrix, base, _gguf(c), c.format.upper()))
+    steps.append(("llama-quantize", *matrix, base, _gguf(c), file_type(c.format)))
     return tuple(steps)
 
 

@@ -127,7 +127,15 @@ class Costing:
         if (moe := self._experts_on_host(c, base)) is not None:
             return moe
         layers = sum(
-            self.layers_fn(self.model, self.tensors, fmt=c.format, settings=base, machine=self.machine, device=d.id)
+            self.layers_fn(
+                self.model,
+                self.tensors,
+                fmt=c.format,
+                settings=base,
+                machine=self.machine,
+                device=d.id,
+                as_is=c.unchanged,
+            )
             for d in c.target.devices
         )
         if not 0 < layers <= self.model.blocks:
@@ -140,7 +148,13 @@ class Costing:
             return None
         (device,) = c.target.devices
         held = self.experts_fn(
-            self.model, self.tensors, fmt=c.format, settings=base, machine=self.machine, device=device.id
+            self.model,
+            self.tensors,
+            fmt=c.format,
+            settings=base,
+            machine=self.machine,
+            device=device.id,
+            as_is=c.unchanged,
         )
         if not held:
             return None
@@ -158,7 +172,7 @@ class Costing:
     def cost(self, c: Candidate, settings: Settings, *, imatrix: bool) -> Cost:
         """The cost of a candidate under ``settings``."""
         key = (
-            *(c.method, c.format, c.runtime, c.target.keys, imatrix),
+            *(c.method, c.format, c.runtime, c.target.keys, imatrix, c.unchanged),
             *(settings.gpu_layers, settings.cpu_moe_layers, settings.load_mode),
         )
         found = self._costs.get(key)
@@ -174,6 +188,7 @@ class Costing:
                 devices=c.target.keys,
                 imatrix=imatrix,
                 engine=self.engine,
+                as_is=c.unchanged,
             )
             if self.learned is not None:
                 found = self.learned.corrected(
@@ -186,6 +201,7 @@ class Costing:
                     settings=settings,
                     devices=c.target.keys,
                     imatrix=imatrix,
+                    as_is=c.unchanged,
                     threads_named=self.request.threads is not None,
                 )
             self._costs[key] = found

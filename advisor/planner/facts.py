@@ -21,6 +21,7 @@ from advisor.planner.candidate import (
     group_divides,
     group_of,
     nearest_engine,
+    original_method,
     own_format,
     usable_devices,
 )
@@ -63,12 +64,13 @@ def fixed_facts(
         "model.weights_format": model.weights_format,
         "model.weights_dtype": model.weights_dtype,
         "model.source_quantized": source_bits is not None and source_bits < 15,
-        "model.packed_checkpoint": model.weights_format == "safetensors"
+        "model.packed_checkpoint": model.weights_format != "gguf"
         and any(note.startswith("already quantized") for note in model.notes),
         "model.source_bits": source_bits,
         "model.width_256_divisible": all(w % 256 == 0 for w in widths) if widths else None,
         **_cache_facts(model),
         "model.native_method": native_method(model),
+        "model.original_method": original_method(model),
         "model.vision": model.vision_params is not None,
         "model.confidence": model.confidence,
         "model.context_max": model.context_max,
@@ -259,7 +261,7 @@ class CandidateFacts:
             from advisor.cost import repack
             from advisor.cost.gguf_file import weight_map
 
-            weights = weight_map(self.model, self.tensors, c.format, imatrix=key[2])
+            weights = weight_map(self.model, self.tensors, c.format, imatrix=key[2], as_is=c.unchanged)
             types = repack.here(self.machine, "wheel" if key[3] else "build")
             self._repacked[key] = round(repack.ratio(weights, types), 4)
         return self._repacked[key]

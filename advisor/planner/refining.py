@@ -201,6 +201,7 @@ def refined(
             machine=machine,
             devices=plan.devices,
             imatrix=plan.imatrix,
+            as_is=True if plan.method == "gguf" and plan.source == "as-is" else None,
         )
         serve = tuple(_with_layers(argv, settings) for argv in plan.commands.serve)
         plan = msgspec.structs.replace(

@@ -13,11 +13,9 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Goal, PlanRequest, Settings, Warning_
 from advisor.facts.words import (
-    GGUF_FORMATS,
-    GROUPED_EXAMPLES,
+    FORMAT_WORDS,
     KV_TYPES,
     METHODS,
-    PLAIN_FORMATS,
     RUNTIMES,
     is_format,
 )
@@ -132,7 +130,7 @@ def check_words(request: PlanRequest) -> None:
         if word is not None and word not in known:
             raise word_not_found(what, word, known)
     if request.format is not None and not is_format(request.format):
-        raise word_not_found("format", request.format, (*GGUF_FORMATS, *PLAIN_FORMATS, *GROUPED_EXAMPLES))
+        raise word_not_found("format", request.format, FORMAT_WORDS)
     _check_format(request)
 
 

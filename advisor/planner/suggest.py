@@ -19,6 +19,7 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Goal, Plan, PlanRequest
 from advisor.facts.suggestions import Choice, SizeClass
+from advisor.facts.words import GGUF_SERVED
 from advisor.guide.schema import RulePack
 from advisor.model.tensors import tensors
 from advisor.planner.building import Scored, build
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 # Dense models, then mixtures of experts (total:active), of the sizes that are published most.
 CLASSES: Final = ("1B", "3B", "8B", "14B", "32B", "70B", "30B:3B", "120B:5B", "235B:22B", "671B:37B")
-# The fewest bits a weight of all formats that are tried.
-_LEAST_BITS: Final = min(BITS.values())
+# The fewest bits a weight of all formats that are tried; types that only others make are not.
+_LEAST_BITS: Final = min(bits for fmt, bits in BITS.items() if fmt not in GGUF_SERVED)
 _USUAL_BITS: Final = BITS["q4_k_m"]
 # Half of the speed term's scale where the goal has no floor, as for plans.
 _DEFAULT_TPS: Final = 10.0

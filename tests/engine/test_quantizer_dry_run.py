@@ -21,13 +21,13 @@ pytestmark = pytest.mark.slow
 RUNNER = Path(__file__).with_name("quantize_dry.py")
 ALL = NUMBERS | {
     "f32": 0, "iq2_xxs": 19, "iq2_xs": 20, "q2_k_s": 21, "iq3_xs": 22, "iq3_xxs": 23, "iq1_s": 24, "iq3_s": 26,
-    "iq3_m": 27, "iq2_s": 28, "iq2_m": 29, "iq1_m": 31, "tq1_0": 36, "tq2_0": 37, "mxfp4_moe": 38, "q1_0": 40,
+    "iq3_m": 27, "iq2_s": 28, "iq2_m": 29, "iq1_m": 31, "tq1_0": 36, "tq2_0": 37, "nvfp4": 39, "q1_0": 40,
     "q2_0": 41,
 }  # fmt: skip
 
 
 # Quantizers older than a type refuse it.
-NEWEST = {"q1_0", "q2_0"}
+NEWEST = {"nvfp4", "q1_0", "q2_0"}
 # The environment's quantizer (cyllama 0.2.18) is older than this architecture.
 NOT_KNOWN = {"deepseek-ai/DeepSeek-V3.2"}
 

@@ -17,7 +17,7 @@ RUNNER = Path(__file__).with_name("quantize_all.py")
 NUMBERS = {
     "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k_s": 11, "q3_k_m": 12,
     "q3_k_l": 13, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30,
-    "bf16": 32,
+    "bf16": 32, "mxfp4": 38,
 }  # fmt: skip
 SMALL = {"hidden": 256, "ff": 512, "vocab": 512}
 # Narrow copies: what decides types is the number of layers, the heads' ratio, experts, tying, and whether 256 divides

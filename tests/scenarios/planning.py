@@ -14,7 +14,7 @@ from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Goal, Plan, PlanRequest, Recommendation
 from advisor.facts.recipe import RecipeOptions
-from advisor.facts.words import GGUF_FORMATS
+from advisor.facts.words import GGUF_FORMATS, GGUF_SERVED
 from advisor.guide.load import load_pack
 from advisor.guide.schema import RulePack
 from advisor.model.resolve import resolve
@@ -84,7 +84,7 @@ def model_of(spec: str | ModelSpec) -> tuple[ModelFacts, tuple[TensorSpec, ...]]
 
 
 def _stored(facts: ModelFacts, spec: ModelSpec) -> ModelFacts:
-    if spec.stored in GGUF_FORMATS:
+    if spec.stored in (*GGUF_FORMATS, *GGUF_SERVED):
         size = int(facts.params * (bits_of(spec.stored) or 16.0) / 8)
         return msgspec.structs.replace(
             facts,

@@ -166,6 +166,11 @@ _CHUNKS: Final = re.compile(r"computing over (\d+) chunks")
 _CHUNK: Final = re.compile(r"\[(\d+)\][\d.+-]+,")
 
 
+def file_type(fmt: str) -> str:
+    """What ``llama-quantize`` calls a file type."""
+    return "MXFP4_MOE" if fmt == "mxfp4" else fmt.upper()
+
+
 def quantize(
     tool: str,
     source: Path,
@@ -176,10 +181,10 @@ def quantize(
     imatrix: Path | None,
     requantize: bool,
 ) -> tuple[str, ...]:
-    """``llama-quantize``: ``source`` to ``out`` in the file type ``fmt``."""
+    """``llama-quantize``: ``source`` to ``out`` in the file type ``fmt``, which it has its own words for."""
     options = ["--imatrix", str(imatrix)] if imatrix is not None else []
     options += ["--allow-requantize"] if requantize else []
-    return (tool, *options, str(source), str(out), fmt.upper(), *((str(threads),) if threads else ()))
+    return (tool, *options, str(source), str(out), file_type(fmt), *((str(threads),) if threads else ()))
 
 
 def imatrix(

@@ -80,7 +80,7 @@ class Gguf:
             executable=True,
             needs=(),
             runs_on=("cpu",),
-            calibrates=tuple(f for f in GGUF_FORMATS if f not in (*PLAIN, "q8_0")),
+            calibrates=tuple(f for f in GGUF_FORMATS if f not in (*PLAIN, "q8_0", "mxfp4")),
             env=ENV,
         )
 

@@ -8,7 +8,7 @@ from advisor.backends.answers import says_ok
 from advisor.backends.base import Command, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import first, known
 from advisor.facts.results import Finding
-from advisor.facts.words import GGUF_FORMATS
+from advisor.facts.words import GGUF_FORMATS, GGUF_SERVED
 
 ENV: Final = "llama.cpp"
 RUNNER: Final = "serve_llama.py"
@@ -126,7 +126,7 @@ class LlamaCpp:
         own = "put its llama-server on PATH"
         return RuntimeCapabilities(
             name=self.name,
-            methods={"gguf": GGUF_FORMATS},
+            methods={"gguf": (*GGUF_FORMATS, *GGUF_SERVED)},
             devices=("cpu", "nvidia", "amd", "intel", "apple"),
             executable=True,
             needs={

@@ -10,7 +10,7 @@ from advisor.backends.diagnose import first, known
 from advisor.backends.runtimes.llama_cpp import BACKEND as LLAMA
 from advisor.errors import AdvisorError
 from advisor.facts.results import Finding
-from advisor.facts.words import GGUF_FORMATS
+from advisor.facts.words import GGUF_FORMATS, GGUF_SERVED
 
 ENV: Final = "llama-cpp-python"
 RUNNER: Final = "serve_llama_python.py"
@@ -48,7 +48,7 @@ class LlamaCppPython:
         """GGUF of every format, on the CPU; it needs a C and C++ compiler at set-up."""
         return RuntimeCapabilities(
             name=self.name,
-            methods={"gguf": GGUF_FORMATS},
+            methods={"gguf": (*GGUF_FORMATS, *GGUF_SERVED)},
             devices=("cpu",),
             executable=True,
             needs={"cpu": ()},

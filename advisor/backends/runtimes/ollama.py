@@ -9,7 +9,7 @@ from advisor.backends import ollama
 from advisor.backends.base import Command, RuntimeCapabilities, ServeRequest
 from advisor.backends.diagnose import first, known
 from advisor.facts.results import Finding
-from advisor.facts.words import GGUF_FORMATS
+from advisor.facts.words import GGUF_FORMATS, GGUF_SERVED
 
 NAME: Final = "ollama"
 RUNNER: Final = "serve_ollama.py"
@@ -96,7 +96,7 @@ class Ollama:
         """GGUF files of every format, wherever the daemon computes; the daemon itself is the user's to install."""
         return RuntimeCapabilities(
             name=self.name,
-            methods={"gguf": GGUF_FORMATS},
+            methods={"gguf": (*GGUF_FORMATS, *GGUF_SERVED)},
             devices=("cpu", "nvidia", "amd", "apple"),
             executable=True,
             needs={

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 )
 @click.argument("model")
 @option("--method", type=METHOD, default="gguf", show_default=True, help="Quantization method.")
-@option("--format", type=FORMAT, help="Format of the weights (q4_k_m, or the method's usual one).")
+@option(
+    "--format", type=FORMAT, help="Format of the weights (that of a named file, q4_k_m, or the method's usual one)."
+)
 @option("--runtime", type=RUNTIME, help="Runtime that serves it (llama.cpp, or the one for the method).")
 @option("--context", type=TOKENS, help="Tokens of context for all slots together (8192, 32k).")
 @option("--parallel", type=COUNT, default=1, show_default=True, help="Requests served at the same time.")

@@ -1,7 +1,7 @@
 """Quantize a 16-bit GGUF file.
 
-Request: ``{"source", "out", "format": "q4_k_m", "types": {tensor: type}, "imatrix": file or null,
-"imatrix_name": text, "threads": n, "allow_requantize": false}``.
+Request: ``{"source", "out", "format": "q4_k_m", "types": {tensor: type},
+"imatrix": file or null, "imatrix_name": text, "threads": n, "allow_requantize": false}``.
 
 Without an importance matrix llama.cpp's own ``llama_model_quantize`` (through cyllama) chooses types and writes the
 file. With one, the rows are quantized by libgguf to the ``types`` that the request names (cyllama cannot be given a
@@ -31,13 +31,14 @@ SAMPLE_ROWS = 64
 MAX_ERROR = 0.6  # relative root mean square error; two-bit rounding stays below 0.45
 STEP = re.compile(rb"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)")
 FLOATS = ("f32", "f16", "bf16", "f64")
+NAMES = {"mxfp4": "MXFP4_MOE"}  # llama.cpp's names of file types that are called otherwise here
 
 
 def file_type(fmt: str) -> int:
     """llama.cpp's number of a file type."""
     import gguf
 
-    return int(gguf.LlamaFileType[f"MOSTLY_{fmt.upper()}"])
+    return int(gguf.LlamaFileType[f"MOSTLY_{NAMES.get(fmt, fmt.upper())}"])
 
 
 def by_llama_cpp(source: Path, out: Path, fmt: str, threads: int, requantize: bool) -> None:
@@ -282,8 +283,10 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     source, out, fmt = Path(request["source"]), Path(request["out"]), str(request["format"])
     threads = int(request.get("threads") or os.cpu_count() or 1)
     started = time.monotonic()
-    stored = {t.tensor_type.name.lower() for t in gguf.GGUFReader(source).tensors}
-    packed = sorted(stored - set(FLOATS))
+    wanted: dict[str, str] = request.get("types") or {}
+    stored = {t.name: t.tensor_type.name.lower() for t in gguf.GGUFReader(source).tensors}
+    # A tensor that has the wanted type already is copied.
+    packed = sorted({kind for name, kind in stored.items() if kind not in FLOATS and wanted.get(name) != kind})
     if packed and not request.get("allow_requantize"):
         raise protocol.Failed(
             "quantizer-failed", f"The source is already quantized ({', '.join(packed)}); errors would add up."

@@ -138,6 +138,8 @@ def test_tools() -> None:
         "q", "--imatrix", "/c", "--allow-requantize", "/a", "/b", "Q4_K_M", "2",
     )  # fmt: skip
     assert commands.quantize("q", a, b, "f16", threads=None, imatrix=None, requantize=False) == ("q", "/a", "/b", "F16")
+    packed = commands.quantize("q", a, b, "mxfp4", threads=None, imatrix=None, requantize=False)
+    assert packed == ("q", "/a", "/b", "MXFP4_MOE")
     assert commands.imatrix("i", a, b, c, chunks=12, context=512, threads=2) == (
         "i", "-m", "/a", "-f", "/b", "-o", "/c", "-c", "512", "--chunks", "12", "-ngl", "0", "-t", "2",
     )  # fmt: skip

@@ -15,6 +15,7 @@ from advisor.execute.envs import Env
 from advisor.execute.make import Making
 from advisor.execute.store import Store
 from advisor.model.resolve import resolve
+from tests.support import gpt_oss
 from tests.unit.backends.support import runner
 
 MIN = runner("gguf_min")
@@ -237,6 +238,24 @@ def test_a_quantized_source_is_not_quantized_again_unasked(
     assert [q["script"] for q in r.requests] == ["restore.py", "convert.py", "quantize.py"]
     assert chain.reference != packed
     assert chain.notes
+
+
+def test_experts_in_mxfp4_go_through_conversion_and_are_made_into_nothing_else(
+    making: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "hf"
+    gpt_oss.write(folder, 64)
+    model = resolve(str(folder))
+    r = scripted(monkeypatch, obedient)
+    with pytest.raises(AdvisorError, match="trained in") as e:
+        make_gguf(making, model, "q4_k_m", allow_requantize=True)
+    assert e.value.hint == f"advisor quantize {folder} --format mxfp4"
+    assert r.requests == []
+    # A converter that widened them did not do what was asked.
+    with pytest.raises(AdvisorError, match="was asked for") as e:
+        make_gguf(making, model, "mxfp4")
+    assert e.value.code == "artifact-invalid"
+    assert [q["script"] for q in r.requests] == ["convert.py"]
 
 
 @pytest.mark.parametrize(

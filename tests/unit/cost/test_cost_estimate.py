@@ -16,6 +16,8 @@ from advisor.facts.base import from_json
 from advisor.facts.model import TensorSpec
 from advisor.facts.plan import Settings
 from advisor.facts.words import GGUF_FORMATS
+from advisor.model.resolve import resolve
+from advisor.model.tensors import tensors
 from tests.support import shapes
 
 ARCH = shapes.KNOWN["llama-3.1-8b"]
@@ -121,6 +123,51 @@ def test_time_and_disk_follow_what_is_there() -> None:
     without = effort.quantize_time(MODEL, TENSORS, "awq", "w4a16-g128", CPU, imatrix=False)
     assert with_gpu and without
     assert with_gpu.value < without.value / 5
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "minutes"),
+    # AutoAWQ's read-me; GPTQ, arXiv 2210.17323, running times on one A100; text 000 section 6 for 7B.
+    [
+        ("awq", 7e9, (10, 15, 30)),
+        ("awq", 70e9, (60,)),
+        ("gptq", 7.1e9, (10, 120, 240)),
+        ("gptq", 66e9, (96,)),
+        ("gptq", 175e9, (252,)),
+    ],
+)
+def test_published_times_on_a_card_are_in_range(method: str, params: float, minutes: tuple[int, ...]) -> None:
+    model = shapes.facts(ARCH, params=int(params))
+    few, many = (
+        effort.quantize_time(model, TENSORS, method, "w4a16-g128", shapes.machine(shapes.gpu(), cores=n), imatrix=False)
+        for n in (4, 64)
+    )
+    assert few and many
+    assert few == many  # the card computes, whatever the cores of the host
+    assert all(few.low <= 60 * m <= few.high for m in minutes)
+
+
+def test_what_is_there_takes_no_time_to_make() -> None:
+    for method, fmt in (("fp8", "fp8"), ("mxfp4", "mxfp4"), ("awq", "w4a16-g128"), ("gguf", "iq2_m")):
+        q = effort.quantize_time(MODEL, TENSORS, method, fmt, CPU, imatrix=False, as_is=True)
+        assert q is not None
+        assert (q.value, q.high, q.method) == (0.0, 0.0, "exact")
+        d = effort.disk(MODEL, TENSORS, method=method, fmt=fmt, imatrix=False, artifact_bytes=1, as_is=True)
+        assert d.peak_bytes == d.download_bytes
+
+
+def test_published_weights_are_fetched_in_the_type_they_have() -> None:
+    model = resolve("openai/gpt-oss-20b")
+    weights = tensors(model)
+    size = checkpoint(model, weights, "mxfp4", "mxfp4").total.value
+    d = effort.disk(model, weights, method="gguf", fmt="mxfp4", imatrix=False, artifact_bytes=12 * 10**9, as_is=False)
+    assert d.download_bytes == size == pytest.approx(13.76e9, rel=0.01)
+    # Between lies a file with the same experts and 16 bits for the rest, which is as large as the checkpoint.
+    assert d.peak_bytes == 2 * size + 12 * 10**9
+    copied = effort.quantize_time(model, weights, "gguf", "mxfp4", CPU, imatrix=False)
+    rounded = effort.quantize_time(model, weights, "gguf", "q4_k_m", CPU, imatrix=False)
+    assert copied and rounded
+    assert copied.value < rounded.value
 
 
 def test_start_counts_reading_and_repacking() -> None:

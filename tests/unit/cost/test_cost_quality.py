@@ -9,6 +9,7 @@ import pytest
 
 from advisor.cost.quality import Point, bands, evidence, is_early, known, losses, measured, predict, quality
 from advisor.errors import AdvisorError
+from advisor.execute.verify import bands_for
 from advisor.facts.quantity import Quantity
 from advisor.facts.results import Gate, Verification
 from advisor.facts.words import GGUF_FORMATS
@@ -177,6 +178,18 @@ def test_a_format_that_is_the_original_loses_nothing(name: str) -> None:
     assert predict(model, "awq", "w4a16-g128", False).value > 10 * own.kld.value
     others = predict(shapes.facts(shapes.KNOWN["llama-3.1-8b"], quantized_method=method), method, fmt, False)
     assert others.value > 10 * own.kld.value
+
+
+def test_an_mxfp4_file_of_mxfp4_weights_loses_what_the_rest_loses() -> None:
+    model = get("openai/gpt-oss-20b")
+    assert model is not None
+    q, eight = predict(model, "gguf", "mxfp4", False), predict(model, "gguf", "q8_0", False)
+    assert (q.value, q.high, q.low) == (eight.value, eight.high, 0.0)
+    # Of weights that were not trained in it as much is lost as by the method of that name.
+    assert predict(MODEL, "gguf", "mxfp4", False).value == predict(MODEL, "mxfp4", "mxfp4", False).value
+    limits = bands_for(model, "gguf", "mxfp4", False)["kld"]
+    assert limits.warn == bands(model.params, "gguf", "q8_0", imatrix=False)["kld"].warn
+    assert limits.warn < bands_for(MODEL, "gguf", "mxfp4", False)["kld"].warn
 
 
 def test_types_that_others_make_have_figures_too() -> None:

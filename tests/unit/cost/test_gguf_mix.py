@@ -195,9 +195,9 @@ def test_types_that_others_make_are_sized_too(fmt: str) -> None:
 
 
 def test_experts_alone_get_mxfp4() -> None:
-    assert counts("qwen3-30b-a3b", "mxfp4_moe") == {"f32": 5 * 48 + 1, "q8_0": 4 * 48 + 2, "mxfp4": 3 * 48}
+    assert counts("qwen3-30b-a3b", "mxfp4") == {"f32": 5 * 48 + 1, "q8_0": 4 * 48 + 2, "mxfp4": 3 * 48}
     arch = shapes.KNOWN["qwen3-30b-a3b"]
-    assert fallbacks(assign(shapes.facts(arch), shapes.tensors(arch), "mxfp4_moe", imatrix=False)) == {}
+    assert fallbacks(assign(shapes.facts(arch), shapes.tensors(arch), "mxfp4", imatrix=False)) == {}
 
 
 def test_eight_experts_in_the_smallest_types() -> None:

@@ -111,13 +111,22 @@ def test_garbled_output_advises_more_bits_or_broader_calibration() -> None:
     assert "--calibration" in finding.remedy
 
 
-@pytest.mark.parametrize("fmt", GGUF_FORMATS)
+@pytest.mark.parametrize("fmt", [f for f in GGUF_FORMATS if f != "mxfp4"])
 def test_next_format_climbs_to_the_top(fmt: str) -> None:
     seen = [fmt]
     while (better := remedies.next_format(seen[-1])) is not None:
         assert GGUF_FORMATS.index(better) > GGUF_FORMATS.index(seen[-1])
         seen.append(better)
     assert seen[-1] in ("f16", "bf16")
+
+
+def test_nothing_is_nearer_to_weights_that_were_published_in_mxfp4() -> None:
+    assert remedies.next_format("mxfp4") is None
+    assert remedies.next_choice("gguf", "mxfp4") is None
+    assert remedies.next_choice("mxfp4", "mxfp4") == remedies.Choice("nvfp4", "nvfp4")
+    told = remedies.more_quality("mxfp4", False, method="gguf")
+    assert "published in MXFP4" in told
+    assert "--method none" not in told
 
 
 def test_next_format_of_other_methods_is_unknown() -> None:

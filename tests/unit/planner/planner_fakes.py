@@ -164,6 +164,7 @@ def fake_cost(
     devices: tuple[str, ...],
     imatrix: bool = False,
     engine: object = None,
+    as_is: bool | None = None,
 ) -> FakeCost:
     bits = bits_of(fmt) or 16.0
     weights = int(m.params * bits / 8)
@@ -196,7 +197,7 @@ def fake_cost(
         seconds = read / sum(bandwidth[d].value for d in devices)
     decode = 0.7 / seconds
     kld = _kld(method, bits)
-    made = 60 * _MINUTES.get(method, 10) * m.params / 8e9
+    made = 0.0 if as_is else 60 * _MINUTES.get(method, 10) * m.params / 8e9
     return FakeCost(
         memory=memory,
         speed=Speed(prefill=exact(decode * 20, "tokens/s", "test"), decode=exact(decode, "tokens/s", "test")),
@@ -213,7 +214,14 @@ def fake_cost(
 
 
 def fake_layers(
-    m: ModelFacts, _tensors: tuple[TensorSpec, ...], *, fmt: str, settings: Settings, machine: Machine, device: str
+    m: ModelFacts,
+    _tensors: tuple[TensorSpec, ...],
+    *,
+    fmt: str,
+    settings: Settings,
+    machine: Machine,
+    device: str,
+    as_is: bool | None = None,
 ) -> int:
     card = next(d for d in machine.devices if d.id == device)
     weights = m.params * (bits_of(fmt) or 16) / 8

@@ -33,7 +33,7 @@ def test_formats_with_the_bits_and_groups_asked_for(method: str, options: dict[s
 
 def test_bits_of_gguf_files() -> None:
     found = asked.narrowed("gguf", GGUF_FORMATS, RecipeOptions(bits=4))
-    assert set(found) == {"iq4_xs", "iq4_nl", "q4_0", "q4_1", "q4_k_s", "q4_k_m"}
+    assert set(found) == {"mxfp4", "iq4_xs", "iq4_nl", "q4_0", "q4_1", "q4_k_s", "q4_k_m"}
     assert asked.narrowed("gguf", GGUF_FORMATS, RecipeOptions(bits=16)) == ["f16", "bf16"]
 
 
