@@ -176,7 +176,7 @@ def test_a_filled_file_is_whole_and_its_scales_are_spread_like_real_ones(tmp_pat
         shapes = [(t.name, t.shape, t.gguf_type or "f32") for t in one.tensors]
         bench_llama.write_filled(path, one.metadata, shapes)
         assert len(sound(path).tensors) == len(shapes)
-    assert set(bench_llama.SCALES) | {"f32", "f16", "bf16", "mxfp4"} == set(gguf_min.BLOCKS)
+    assert set(bench_llama.SCALES) < set(gguf_min.BLOCKS)
     for kind, scales in bench_llama.SCALES.items():
         raw = bench_llama.blocks(kind, 2000, random.Random(1))
         weights, size = gguf_min.BLOCKS[kind]
