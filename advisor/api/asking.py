@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from advisor.api import planning
 from advisor.errors import AdvisorError
-from advisor.facts.plan import Plan
+from advisor.events import Cancel
+from advisor.facts.plan import EngineFit, Plan
 from advisor.facts.plan import Settings as RunSettings
 
 if TYPE_CHECKING:
@@ -47,6 +48,74 @@ def oracle(settings: Settings, *, ask: bool = False) -> Answers:
         return found
 
     return Answers(settings, find, may_ask=ask)
+
+
+def own_fit(
+    settings: Settings,
+    model: ModelFacts,
+    fmt: str,
+    wanted: RunSettings,
+    *,
+    artifact: Path | None = None,
+    binary: Binary | None = None,
+    cancel: Cancel | None = None,
+    variables: dict[str, str] | None = None,
+) -> EngineFit:
+    """What llama.cpp's own fit chooses for a model in a GGUF format on this machine, to stand beside the plan.
+
+    Args:
+        fmt: the format, perhaps with types of named tensors.
+        artifact: the file, where it is there.
+        binary: the build that serves; without it whatever is installed here is asked.
+
+    Raises:
+        AdvisorError: ``interrupted``.
+    """
+    from advisor.execute import engines, envs
+    from advisor.execute import own_fit as fits
+
+    return fits.ask(
+        model,
+        fmt,
+        wanted,
+        library=envs.find(engines.SERVING_ENV, settings=settings) if binary is None else None,
+        programs=(binary,) if binary is not None else tuple(engines.programs(settings)),
+        folder=settings.paths.logs / "steps",
+        artifact=artifact,
+        cancel=cancel,
+        variables=variables,
+    )
+
+
+def own_fit_step(
+    settings: Settings, steps: Steps, plan: Plan, model: ModelFacts, made: Made | None = None, by: Serving | None = None
+) -> None:
+    """What llama.cpp's own fit chooses beside the plan, as a step; nothing for other runtimes, which have none.
+
+    Args:
+        made: the file that is to be served; without it a header of the model's facts is asked about.
+        by: what serves; without it whatever is installed here is asked.
+    """
+    if plan.runtime != "llama.cpp" or plan.method != "gguf":
+        return
+    from advisor.backends import selection
+    from advisor.execute import own_fit as fits
+    from advisor.execute.steps import Outcome, Step
+
+    def run() -> Outcome[EngineFit]:
+        found = own_fit(
+            settings,
+            model,
+            plan.made_as,
+            plan.settings,
+            artifact=made.artifact if made is not None else None,
+            binary=by.binary if by is not None else None,
+            cancel=steps.cancel,
+            variables=selection.environment(planning.own_machine(settings).devices, plan.devices) if by else None,
+        )
+        return Outcome(found, detail=fits.words(found, plan.settings, model.blocks + 1))
+
+    steps.do(Step("engine-fit", run))
 
 
 def corrected(
@@ -110,7 +179,7 @@ def _on_host(
     logs = settings.paths.logs / "steps"
     answer = DryLoad(env, logs / "dryload.log", steps.cancel).file(artifact, plan.settings)
     if answer is not None:
-        oracle(settings).keep(engines.library_name(env.digest), model, plan.format, plan.settings, answer)
+        oracle(settings).keep(engines.library_name(env.digest), model, plan.made_as, plan.settings, answer)
     elif serving.binary is not None and not serving.binary.devices:
         answer = engines.FitTool(serving.binary, logs / "fit.log", steps.cancel).file(artifact, model, plan.settings)
     if answer is None:
@@ -216,7 +285,7 @@ class _Case(NamedTuple):
         return device_buffer(
             self.model,
             self.tensors,
-            fmt=self.plan.format,
+            fmt=self.plan.made_as,
             settings=wanted,
             machine=self.machine,
             devices=self.plan.devices,

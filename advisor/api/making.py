@@ -295,7 +295,7 @@ def make_and_verify(
             settings,
             steps,
             model,
-            fmt=plan.format,
+            fmt=plan.made_as,
             imatrix=imatrix,
             as_is=plan.source == "as-is",
             calibration=calibration,
@@ -303,8 +303,8 @@ def make_and_verify(
             threads=threads,
             binary=binary,
         )
-    verification = proving.prove(settings, steps, model, made, env, fmt=plan.format, text=text, threads=threads)
-    qualities.keep(settings, model, method="gguf", fmt=plan.format, imatrix=imatrix, verification=verification)
+    verification = proving.prove(settings, steps, model, made, env, fmt=plan.made_as, text=text, threads=threads)
+    qualities.keep(settings, model, method="gguf", fmt=plan.made_as, imatrix=imatrix, verification=verification)
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)
         if following is not None:

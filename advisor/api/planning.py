@@ -232,6 +232,7 @@ def _recommend(
         candidates_considered=result.candidates_considered,
         rules_hash=result.rules_hash,
         overlay_rules=result.overlay_rules,
+        stages=result.stages,
     )
 
 
@@ -379,8 +380,10 @@ def estimate(
         pack=pack,
         learned=known,
     )
+    fit = asking.own_fit(s, facts, format, result.settings) if engine and here and method == "gguf" else None
     return msgspec.structs.replace(
         result,
+        engine_fit=fit,
         machine=target.named,
         warnings=warnings + told + result.warnings + ruling.own_rules(settings=s),
         assumptions=(*result.assumptions, *given(target)),

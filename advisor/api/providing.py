@@ -250,7 +250,8 @@ def serving(settings: Settings, steps: Steps, plan: Plan, machine: Machine, want
                 assert best.binary is not None
                 return Outcome(Serving("path", best.binary), reused=True, detail=f"{best.binary.server} {best.version}")
             if best.state == "absent":
-                recipe = build.recipe(machine, settings, backend=None if kind != "cpu" else "cpu")
+                backend = {"cpu": "cpu", "mixed": "vulkan"}.get(kind)
+                recipe = build.recipe(machine, settings, backend=backend)
                 env = build.ensure(recipe, machine, settings=settings, reporter=steps.reporter, cancel=steps.cancel)
                 kept = build.facts(env, settings)
                 if kept.works is False:

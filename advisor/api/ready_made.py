@@ -41,7 +41,7 @@ def offered(plans: tuple[Plan, ...], model: ModelFacts, request: PlanRequest, se
     found = {(v.method, v.format): v for v in reversed(_look(model, settings))}
     out: list[Plan] = []
     for plan in plans:
-        variant = found.get((plan.method, plan.format))
+        variant = found.get((plan.method, plan.made_as))
         if variant is None or plan.source != "quantize":
             out.append(plan)
             continue

@@ -43,7 +43,7 @@ def tuned(
         return plan
 
     def run() -> Outcome[Plan]:
-        known = _known(settings, machine, model, plan.format, because)
+        known = _known(settings, machine, model, plan.made_as, because)
         if known is not None:
             return Outcome(with_threads(plan, known.threads), reused=True, detail=_words(known, planned))
         try:
@@ -88,7 +88,7 @@ def _tried(
         planned=plan.settings.threads or 1,
         because=because,
         shape=shape_of(model),
-        fmt=plan.format,
+        fmt=plan.made_as,
     )
 
 

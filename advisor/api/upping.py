@@ -105,6 +105,7 @@ def up(
 
     chosen = steps.do(Step("decide", choose))
     if dry_run:
+        asking.own_fit_step(s, steps, chosen.plan, chosen.model)
         return UpResult(deployment=None, plan=chosen.plan, steps=tuple(steps.records), receipt=None)
     measured_on = hubbing.text(text, s, steps)
     return _carry_out(s, steps, chosen, name=name, host=host, port=port, text=measured_on, provider=provider)
@@ -267,6 +268,8 @@ def _carry_out(
         plan = trying.tuned(settings, steps, plan, chosen.model, chosen.machine, made.artifact, env)
     if plan.method == "gguf":
         plan = asking.corrected(settings, steps, plan, chosen.model, made, env, serving, memory=running is None)
+        if running is None:
+            asking.own_fit_step(settings, steps, plan, chosen.model, made, serving)
     if running is None:
         receipts.forget(deployments.folder(wanted_name))
     deployment, key = launch(

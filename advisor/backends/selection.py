@@ -13,7 +13,8 @@ def environment(machine: Sequence[Device], keys: Sequence[str]) -> dict[str, str
 
     Devices are named by UUID, which means the same whatever the order in which a runtime counts them, and names a MIG
     slice too. Nothing is set where all of a vendor's devices are meant, unless one of them is a slice (CUDA shows one
-    slice and nothing beside it), and nothing where a UUID is not known.
+    slice and nothing beside it) or they differ (CUDA counts the fastest first, and shares are told in order), and
+    nothing where a UUID is not known.
 
     Sources: CUDA Programming Guide, "CUDA Environment Variables"; ROCm documentation, "GPU isolation techniques".
     """
@@ -22,7 +23,7 @@ def environment(machine: Sequence[Device], keys: Sequence[str]) -> dict[str, str
     for vendor, variable in (("nvidia", "CUDA_VISIBLE_DEVICES"), ("amd", "ROCR_VISIBLE_DEVICES")):
         mine = [d for d in used if d.vendor == vendor]
         others = [d for d in machine if d.vendor == vendor and d not in mine]
-        split = any(d.mig is not None for d in mine)
+        split = any(d.mig is not None for d in mine) or len({d.name for d in mine}) > 1
         uuids = [d.uuid for d in mine if d.uuid]
         if mine and (others or split) and len(uuids) == len(mine):
             out[variable] = ",".join(uuids)
@@ -33,7 +34,8 @@ def vulkan_names(vulkan: Vulkan | None, keys: Sequence[str], seen: Sequence[Bina
     """Names (``Vulkan0``) of the devices ``keys`` among those that a build of llama.cpp sees through Vulkan.
 
     Vulkan calls a device the same in every program, so that names tell them apart; equal cards keep their order. Empty
-    where all that the build sees is meant, where it sees others than Vulkan's, and where a device is not found.
+    where all that the build sees is meant, in its order, where it sees others than Vulkan's, and where a device is not
+    found.
     """
     if any(d.backend != "vulkan" for d in seen):
         return ()
@@ -46,4 +48,4 @@ def vulkan_names(vulkan: Vulkan | None, keys: Sequence[str], seen: Sequence[Bina
             names[one.device] = same.name
     found = tuple(names[key] for key in keys if key in names)
     wanted = [key for key in keys if key != "host"]
-    return found if len(found) == len(wanted) and len(found) < len(seen) else ()
+    return found if len(found) == len(wanted) and found != tuple(d.name for d in seen) else ()

@@ -34,12 +34,14 @@ def _number(version: str | None) -> tuple[int, ...] | None:
     return tuple(int(n) for n in version.split(".")) if version and re.fullmatch(r"\d+(\.\d+)*", version) else None
 
 
-def _not_cuda(device: Device) -> str | None:
+def _not_cuda(device: Device, *, named: bool = False) -> str | None:
     capability, cuda, driver = device.compute_capability, _number(device.cuda), _number(device.driver)
     wanted = ".".join(map(str, CUDA))
     if capability is not None and capability < CUDA_CAPABILITY:
         return f"{device.name}: CUDA {wanted} builds need compute capability {CUDA_CAPABILITY}, this has {capability}"
     if cuda is None and driver is None:
+        if named:
+            return None
         return f"{device.name}: whether its driver runs CUDA {wanted} is not known"
     if (cuda is not None and cuda < CUDA) or (cuda is None and driver is not None and driver[0] < CUDA_DRIVER):
         runs = f" (it runs CUDA {device.cuda} at most)" if device.cuda is not None else ""
@@ -58,6 +60,16 @@ def _not_rocm(device: Device) -> str | None:
     return None
 
 
+def against(device: Device, *, named: bool = False) -> str | None:
+    """Why the CUDA or ROCm builds do not run on ``device``; ``None`` where they do, or where its maker has neither.
+
+    ``named``: of a device that only has a name the driver is not known, and taken as new.
+    """
+    if device.vendor == "nvidia":
+        return _not_cuda(device, named=named)
+    return _not_rocm(device) if device.vendor == "amd" else None
+
+
 def choose(machine: Machine) -> Choice:
     """The variant for ``machine``: CUDA where a usable NVIDIA device has a driver that is new enough, else ROCm where a
     usable AMD device is built for, else the CPU; with the reasons against each usable device that is passed over."""
@@ -69,10 +81,10 @@ def choose(machine: Machine) -> Choice:
         for device in machine.devices:
             if device.vendor != vendor or device.unusable is not None:
                 continue
-            against = _not_cuda(device) if variant == "cuda" else _not_rocm(device)
-            if against is None:
+            reason = against(device)
+            if reason is None:
                 return Choice(variant, tuple(dict.fromkeys(why)))
-            why.append(against)
+            why.append(reason)
     return Choice("cpu", tuple(dict.fromkeys(why)))
 
 

@@ -160,6 +160,7 @@ def quantize_time(
     cores = machine.host.cpu.cores_granted
     parts: list[Quantity] = []
     if method == "gguf":
+        fmt = fmt.partition(":")[0]
         if fmt not in _GGUF:
             return None
         if model.weights_format != "gguf":

@@ -131,6 +131,10 @@ def cost(
     if method == "gguf" and not same and not known(method, fmt):  # a file of an unusual type, served as it is
         lost = Quality(kld=None, perplexity_ratio=None, recovery=None)
         warnings.append(f"there are no published losses for {fmt}, so quality is not predicted")
+    elif method == "gguf" and ":" in fmt:
+        from advisor.cost import mixes
+
+        lost = mixes.lost(model, tensors, fmt, imatrix, settings.kv_type)
     else:
         lost = quality(model, method, fmt, imatrix, settings.kv_type, as_is=same)
     return Cost(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from advisor.cost import gguf_rules as rules
@@ -82,6 +83,37 @@ class _Row(NamedTuple):
     kept: bool
     category: str
     width: int
+
+
+def split(fmt: str) -> tuple[str, tuple[tuple[re.Pattern[str], str], ...]]:
+    """The file type of ``q4_k_m:ffn_down=q6_k``, and of each name that has a type of its own the pattern, as
+    ``llama-quantize --tensor-type`` takes it: a regular expression that is found in a tensor's name.
+
+    Raises:
+        AdvisorError: ``bad-option`` for an unknown type, or what is no pattern.
+    """
+    base, _, own = fmt.partition(":")
+    out = []
+    for part in own.split(",") if own else ():
+        name, _, kind = part.partition("=")
+        if kind not in BLOCKS or not name:
+            raise AdvisorError(
+                "bad-option",
+                f'"{part}" does not name tensors and their type.{did_you_mean(kind, list(BLOCKS))}',
+                hint="advisor up MODEL --format q4_k_m",
+            )
+        out.append((_pattern(name), kind))
+    return base, tuple(out)
+
+
+@lru_cache(maxsize=64)
+def _pattern(name: str) -> re.Pattern[str]:
+    try:
+        return re.compile(name)
+    except re.error as e:
+        raise AdvisorError(
+            "bad-option", f'"{name}" is no regular expression: {e}.', hint="advisor up MODEL --format q4_k_m"
+        ) from e
 
 
 def imatrix_need(fmt: str) -> Literal["required", "recommended", "none"]:
@@ -188,12 +220,13 @@ def assign(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str, *, imatri
     Args:
         model: architecture, heads, experts and layers decide some types.
         tensors: under their GGUF names.
-        fmt: a file type in lower case, a key of ``EVERY``.
+        fmt: a file type in lower case, a key of ``EVERY``, perhaps with types of named tensors (``split``).
         imatrix: an importance matrix will be used (it changes a few types of IQ3_XXS, IQ4, Q4_0 and Q5_0 files).
 
     Raises:
         AdvisorError: ``bad-option`` for an unknown file type.
     """
+    fmt, own = split(fmt)
     default = EVERY.get(fmt)
     if default is None:
         raise AdvisorError(
@@ -213,6 +246,11 @@ def assign(model: ModelFacts, tensors: Sequence[TensorSpec], fmt: str, *, imatri
             continue
         if default in _PLAIN:
             out[index] = Assigned(t, default, default, False)
+            continue
+        named = next((kind for pattern, kind in own if pattern.search(t.name)), None)
+        if named is not None:  # the quantizer's own rules neither see nor count it
+            kind = _fit(named, width)
+            out[index] = Assigned(t, kind, named, kind != named)
             continue
         counted = seen.get(what, 0)
         if what in seen:

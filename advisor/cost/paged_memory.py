@@ -69,7 +69,7 @@ def weights_of_rank(model: ModelFacts, tensors: tuple[TensorSpec, ...], weights:
 
     def share(size: float | int) -> int:
         split = (size - whole) / spread.tensor + whole
-        return math.ceil(split / spread.pipeline)
+        return math.ceil(split * _largest(model, spread))
 
     return Quantity(
         value=share(weights.value),
@@ -79,6 +79,12 @@ def weights_of_rank(model: ModelFacts, tensors: tuple[TensorSpec, ...], weights:
         method=weights.method,
         source=weights.source,
     )
+
+
+def _largest(model: ModelFacts, spread: Ranks) -> float:
+    """The share of the layers in the largest group: where they do not divide evenly, some groups hold one more."""
+    count = max(model.layers, 1)
+    return math.ceil(count / spread.pipeline) / count
 
 
 def cache_bytes(
@@ -111,7 +117,7 @@ def cache_bytes(
     states = state_by_layer(model, tensors, settings)
     if states:  # one page a slot, and one that is never used
         size += sum(states.values()) * (slots + 1) / slots / spread.tensor
-    return math.ceil(size / spread.pipeline)
+    return math.ceil(size * _largest(model, spread))
 
 
 def _on_rank(model: ModelFacts, keys: int, values: int, ranks_: int) -> float:

@@ -142,6 +142,7 @@ def evidence() -> tuple[Point, ...]:
 
 def _anchor(method: str, fmt: str) -> tuple[Anchor, float]:
     table = losses()
+    fmt = fmt.partition(":")[0]  # of a mix the file type's, which is the most that it loses
     known = table.anchors.get("mxfp4" if (method, fmt) == ("gguf", "mxfp4") else method)
     if known is None:
         raise AdvisorError("bad-option", f'No quality figures for method "{method}".')

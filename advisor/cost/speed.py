@@ -60,7 +60,8 @@ def speed(
     Decode: bytes over effective bandwidth plus a fixed time, by class of device and kernel, with fitted figures; a CPU
     is also bound by its arithmetic. Layers on several devices are computed one after the other, so their times add up,
     and so does the time to go from one to the next; checkpoints on several devices are computed together, so the
-    slowest counts, and the devices wait for each other twice a layer. Prefill: arithmetic at a fitted share of the
+    slowest counts, and the devices wait for each other twice a layer; groups of them that hold some of the layers each
+    follow each other. Prefill: arithmetic at a fitted share of the
     rate, and a token's fixed time for each batch; llama.cpp copies layers from the host to the device for whole batches
     where that is faster.
 
@@ -98,11 +99,15 @@ def speed(
         else:
             _device(decode, prefill, job, key, one)
     if together:
-        slowest = min(links, default=LINK_UNKNOWN)
+        slowest, groups = min(links, default=LINK_UNKNOWN), found.crossings + 1
         for d, p in sums:
-            reduced = 2 * model.layers * 2 * 2 * model.hidden / slowest
-            d.wait(2 * model.layers * _REDUCTION + reduced)
-            p.wait(reduced)
+            d.repeat(groups)
+            p.repeat(groups)
+            if len(found.work) > groups:
+                reduced = 2 * model.layers * 2 * 2 * model.hidden / slowest
+                d.wait(2 * model.layers * _REDUCTION + reduced)
+                p.wait(reduced)
+            d.wait(found.crossings * (_CROSSING + 4 * model.hidden / slowest))
     elif found.crossings:
         decode.wait(found.crossings * (_CROSSING + 4 * model.hidden / min(links, default=LINK_UNKNOWN)))
     known = all(d.known for d, _ in sums), all(p.known for _, p in sums)
@@ -150,6 +155,10 @@ class _Sum:
         self.fast += max(seconds / high, least)
         self.method = min(self.method, method, key=_ORDER.index)
         self.sources.append(source)
+
+    def repeat(self, times: int) -> None:
+        """Several groups of devices take as long each, one after the other."""
+        self.seconds, self.slow, self.fast = self.seconds * times, self.slow * times, self.fast * times
 
     def wait(self, seconds: float) -> None:
         """Time between devices; assumed, so it may be twice or half of that."""

@@ -108,15 +108,16 @@ def shares(
         size = checkpoint(model, tensors, method, fmt)
         homes = gpus or [HOST]
         n = len(homes)
+        groups = settings.pipeline_parallel if n % max(settings.pipeline_parallel, 1) == 0 else 1
         one = Work(
             weights=size.read // n,
             cache=kv // n,
             params=model.active_params / n,
             attention=operations / n,
-            layers=float(model.layers),
+            layers=model.layers / groups,
             held=int(size.total.value) // n,
         )
-        return Shares(dict.fromkeys(homes, one), 0, ((fmt, 1.0),))
+        return Shares(dict.fromkeys(homes, one), groups - 1, ((fmt, 1.0),))
     weights = weight_map(model, tensors, fmt, imatrix=imatrix, as_is=as_is)
     count = len(weights.read_layers)
     at: Placement = place(len(weights.layers), settings, machine, devices)

@@ -93,7 +93,7 @@ def engines(settings: Settings, *, cancel: Cancel | None = None) -> tuple[Engine
     library = _library(settings, folder, cancel)
     if library is not None:
         out.append(library)
-    for binary in _programs(settings):
+    for binary in programs(settings):
         if fit.TOOL in binary.tools and not binary.devices:
             out.append(
                 Engine(_name("program", binary.label, binary.server), FitTool(binary, folder / "fit.log", cancel))
@@ -117,7 +117,7 @@ def library_name(digest: str) -> str:
     return f"library-{digest[:16]}"
 
 
-def _programs(settings: Settings) -> list[Binary]:
+def programs(settings: Settings) -> list[Binary]:
     """Servers that were compiled here or stand on PATH, with the tools beside them."""
     from advisor.execute.llama import build, find
 

@@ -256,7 +256,8 @@ def quantize_gguf(
     imatrix_identity: str | None = None,
     allow_requantize: bool = False,
 ) -> Made:
-    """A GGUF file of the file type ``fmt``, from a 16-bit one (``f16`` and ``bf16`` are made by ``convert_to_gguf``).
+    """A GGUF file of the file type ``fmt``, from a 16-bit one (``f16`` and ``bf16`` are made by ``convert_to_gguf``);
+    ``q4_k_m:ffn_down=q6_k`` gives named tensors a type of their own.
 
     The manifest has ``types`` (tensors by type), ``fallbacks`` (``"q4_k->q5_0": count``: rows that do not divide into
     blocks of the wanted type), ``worst`` (largest relative error of a tensor) and ``notes``.
@@ -264,19 +265,21 @@ def quantize_gguf(
     Raises:
         AdvisorError: ``bad-option``; ``artifact-invalid`` where the file is not what was asked for; as ``Making.step``.
     """
-    if fmt not in GGUF_FORMATS or fmt in PLAIN:
+    base = fmt.partition(":")[0]
+    if base not in GGUF_FORMATS or base in PLAIN:
         known = ", ".join(f for f in GGUF_FORMATS if f not in PLAIN)
         raise AdvisorError("bad-option", f"{fmt} is not a quantized GGUF format.", context=[f"formats: {known}"])
     planned = planned_types(source, fmt, imatrix=imatrix is not None)
     wanted = {a.tensor.name: a.type for a in planned}
-    file = f"{file_stem(name)}-{fmt}.gguf"
+    file = file_name(name, fmt)
+    by_rows = imatrix is not None or base != fmt
     inputs: dict[str, object] = {"source": identity_of or identity(source)}
     if imatrix is not None:
         inputs["imatrix"] = imatrix_identity or identity(imatrix)
 
     def check(tmp: Path, result: dict[str, Any]) -> dict[str, Any]:
         header = sound(tmp / file)
-        notes = check_types(header, wanted, fmt, exactly=imatrix is not None)
+        notes = check_types(header, wanted, fmt, exactly=by_rows)
         missing = result["imatrix_missing"]
         if imatrix is not None and not result["imatrix_used"]:
             raise AdvisorError("artifact-invalid", "The importance matrix has no tensor of this model.")
@@ -299,8 +302,9 @@ def quantize_gguf(
         request=lambda tmp: {
             "source": str(source),
             "out": str(tmp / file),
-            "format": fmt,
+            "format": base,
             "types": wanted,
+            "by_rows": by_rows,
             "imatrix": str(imatrix) if imatrix else None,
             "imatrix_name": "imatrix.gguf" if imatrix else None,
             "allow_requantize": allow_requantize,
@@ -340,6 +344,12 @@ def validate_artifact(
         threads=threads,
         code="artifact-invalid",
     )
+
+
+def file_name(name: str, fmt: str) -> str:
+    """What a quantized file is called; of a mix of types the file type's name with ``-mixed`` behind it."""
+    base, _, own = fmt.partition(":")
+    return f"{file_stem(name)}-{base}{'-mixed' if own else ''}.gguf"
 
 
 def file_stem(name: str) -> str:

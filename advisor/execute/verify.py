@@ -142,7 +142,7 @@ def check_types(artifact: Path, *, fmt: str, imatrix: bool) -> tuple[dict[str, i
     facts = resolve(str(artifact))
     specs = tensors(facts)
     types = dict(sorted(Counter(t.gguf_type or "unknown" for t in specs).items()))
-    if fmt not in DEFAULTS:
+    if fmt.partition(":")[0] not in DEFAULTS:
         return types, None
 
     def size(kind: str | None, elements: int) -> float:

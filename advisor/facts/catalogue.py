@@ -68,8 +68,16 @@ FACTS: Final[dict[str, FactDef]] = {
     "candidate.exceeds_source": _flag("the format has clearly more bits than the quantized file it is made of"),
     "candidate.supported": _flag("the runtime takes this method and format"),
     "candidate.device_supported": _flag("the runtime has a build for this kind of device"),
+    "candidate.kv_type": _word("type of the KV cache", *KV_TYPES),
+    "candidate.tensor_types": _flag("tensors of one kind have another type than the format gives them"),
     "candidate.tensor_parallel": _number("devices that one layer is spread over", "devices"),
     "candidate.heads_divide": _flag("the number of tensor-parallel devices divides the attention and KV heads"),
+    "candidate.columns_divide": _flag(
+        "the number of tensor-parallel devices divides the columns of every matrix that they share out"
+    ),
+    "candidate.across_machines": _flag("each layer would be spread over devices of several machines"),
+    "candidate.pipeline_parallel": _number("groups of devices that share out the layers", "groups"),
+    "candidate.fits_fewer_devices": _flag("the same method, format and runtime fit fewer devices"),
     "candidate.rank_group_divides": _flag(
         "the group size divides what each tensor-parallel device holds of every row that is quantized"
     ),
@@ -78,8 +86,10 @@ FACTS: Final[dict[str, FactDef]] = {
     "candidate.fits_gpu_alone": _flag("the same method, format and runtime fit the accelerator without the host"),
     "candidate.repacked_ratio": _number("share of the weights that llama.cpp puts into a layout of this CPU", "ratio"),
     # the device it runs on
-    "device.kind": _word("kind of device", "cpu", "nvidia", "amd", "intel", "apple", "other"),
-    "device.vendor": _word("vendor of the accelerator; none on the host", *_VENDORS),
+    "device.kind": _word(
+        "kind of device; mixed: of several vendors", "cpu", "nvidia", "amd", "intel", "apple", "other", "mixed"
+    ),
+    "device.vendor": _word("vendor of the accelerator; none on the host, mixed of several", *_VENDORS, "mixed"),
     "device.arch": _word("architecture of the accelerator as its maker names it: gfx1100, Ada Lovelace ..."),
     "device.apis": FactDef("words", "what programs of this user reach the accelerator through", None, _APIS),
     "device.compute_capability": _number("CUDA compute capability"),

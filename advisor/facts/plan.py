@@ -8,7 +8,7 @@ from typing import Final, Literal
 from advisor.facts.base import Shape
 from advisor.facts.quantity import Quantity
 from advisor.facts.recipe import RecipeOptions
-from advisor.facts.words import MethodName, PlanStatus, RuntimeName
+from advisor.facts.words import MethodName, PlanStatus, RuntimeName, mixed
 
 Effect = Literal["exclude", "require", "set", "prefer", "warn"]
 _WEIGHT: Final = re.compile(r"[+-][\d.]+(?:e[+-]?\d+)?$")
@@ -127,6 +127,8 @@ class Plan(Shape, frozen=True, kw_only=True):
     ``devices`` the device keys it runs on; ``terms`` are the parts of the score, each from 0 to 1 before the goal
     weighs it, and ``guide``, which the rules add. ``artifact`` names the ready-made artifact of a ``prequantized`` plan
     with its commit. ``making_memory``: bytes of host memory that making a checkpoint takes at its peak.
+    ``tensor_types``: of a GGUF file, types of named tensors beside those that ``format`` gives, as ``llama-quantize
+    --tensor-type`` takes them (``ffn_down=q6_k``).
     """
 
     id: str
@@ -157,6 +159,12 @@ class Plan(Shape, frozen=True, kw_only=True):
     terms: dict[str, float] = {}
     artifact: str | None = None
     making_memory: Quantity | None = None
+    tensor_types: tuple[str, ...] = ()
+
+    @property
+    def made_as(self) -> str:
+        """The format with the types of named tensors, as one word: ``q4_k_m:ffn_down=q6_k``."""
+        return mixed(self.format, self.tensor_types)
 
 
 class Rejected(Shape, frozen=True, kw_only=True):
@@ -239,6 +247,16 @@ class Warning_(Shape, frozen=True, kw_only=True):
     message: str
 
 
+class Stage(Shape, frozen=True, kw_only=True):
+    """Candidates before and after one stage of pruning: ``runtime`` (each a method, a format and who serves it),
+    ``devices`` (each on one set of devices), ``settings`` (layers, experts, shares of devices), ``memory`` (and the
+    limits that the user sets)."""
+
+    stage: Literal["runtime", "devices", "settings", "memory"]
+    tried: int
+    kept: int
+
+
 class Recommendation(Shape, frozen=True, kw_only=True):
     """``plans`` is empty where nothing fits; then ``relaxations`` says what would have to give."""
 
@@ -249,11 +267,23 @@ class Recommendation(Shape, frozen=True, kw_only=True):
     candidates_considered: int
     rules_hash: str
     overlay_rules: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+
+class EngineFit(Shape, frozen=True, kw_only=True):
+    """What llama.cpp's own fit chooses by itself: the context, and layers on devices (-1: all). ``engine``: who was
+    asked, ``None`` where nobody here has a fit of its own; ``fits`` ``None`` then."""
+
+    engine: str | None
+    fits: bool | None = None
+    context: int | None = None
+    gpu_layers: int | None = None
+    tensor_split: tuple[float, ...] | None = None
 
 
 class Estimate(Shape, frozen=True, kw_only=True):
     """Numbers for one named choice; no choice is made here. ``machine``: what it was named, ``None`` for this one or a
-    recorded one."""
+    recorded one. ``engine_fit``: what the engine chooses by itself on this machine, where it was asked."""
 
     model: ModelSummary
     method: MethodName
@@ -270,3 +300,4 @@ class Estimate(Shape, frozen=True, kw_only=True):
     warnings: tuple[Warning_, ...] = ()
     machine: str | None = None
     assumptions: tuple[str, ...] = ()
+    engine_fit: EngineFit | None = None

@@ -8,7 +8,7 @@ from advisor.facts.base import Shape
 from advisor.facts.bench import MeasuredEngine
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
-from advisor.facts.plan import Goal, Plan, Rejected, Relaxation, SourceRef, Warning_
+from advisor.facts.plan import Goal, Plan, Rejected, Relaxation, SourceRef, Stage, Warning_
 from advisor.facts.quantity import Quantity
 
 
@@ -33,6 +33,7 @@ class RecommendReport(Shape, frozen=True, kw_only=True):
     candidates_considered: int = 0
     rules_hash: str = ""
     overlay_rules: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
 
 ExplanationKind = Literal["plan", "rule", "error", "recommendation"]

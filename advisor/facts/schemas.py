@@ -15,7 +15,7 @@ from advisor.facts.bench import Bench, MeasuredEngine
 from advisor.facts.comparison import Row
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
-from advisor.facts.plan import Estimate, Goal, Plan, Rejected, Relaxation
+from advisor.facts.plan import Estimate, Goal, Plan, Rejected, Relaxation, Stage
 from advisor.facts.reports import (
     CacheReport,
     Check,
@@ -64,6 +64,7 @@ class RecommendData(Shape, frozen=True, kw_only=True):
     overlay_rules: tuple[str, ...]
     size_classes: tuple[SizeClass, ...] = ()
     models: tuple[SuggestedModel, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
 
 class EstimateData(Shape, frozen=True, kw_only=True):

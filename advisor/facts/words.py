@@ -113,6 +113,11 @@ def is_format(word: str) -> bool:
     return word in (*GGUF_FORMATS, *GGUF_SERVED, *PLAIN_FORMATS) or GROUPED_FORMAT.match(word) is not None
 
 
+def mixed(fmt: str, types: tuple[str, ...]) -> str:
+    """A GGUF file type with types of named tensors as one word: ``q4_k_m:ffn_down=q6_k``; without any, ``fmt``."""
+    return f"{fmt}:{','.join(types)}" if types else fmt
+
+
 WIKITEXT: Final = "wikitext-2"
 DATASETS: Final = "hf:datasets/"
 

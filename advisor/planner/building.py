@@ -83,6 +83,7 @@ def plan_id(model: ModelFacts, s: Scored) -> str:
         "devices": c.target.keys,
         "settings": settings,
         "parameters": parameters(s.outcome.values),
+        **({"tensor_types": c.types} if c.types else {}),
     }
     return f"p-{hashlib.sha256(dumps_any(choice)).hexdigest()[:_ID_DIGITS]}"
 
@@ -130,6 +131,7 @@ def build(
         warnings=tuple(dict.fromkeys((*s.cost.warnings, *s.outcome.warnings))),
         parameters=parameters(s.outcome.values),
         devices=c.target.keys,
+        tensor_types=c.types,
         making_memory=s.cost.making_memory if c.source == "quantize" else None,
         terms=s.terms | {"guide": s.outcome.scores.get("guide", 0.0)},
     )

@@ -10,15 +10,19 @@ from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.facts.machine import Device, Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import PlanRequest
-from advisor.facts.words import GGUF_FORMATS, GGUF_SERVED, GROUPED_FORMAT
+from advisor.facts.words import GGUF_FORMATS, GGUF_SERVED, GROUPED_FORMAT, mixed
 from advisor.planner import asked
 from advisor.planner.devices import device_capacity
+from advisor.planner.parallel import machines_needed, rank_group_divides, stages
 
 Placement = Literal["cpu", "gpu", "split"]
 Source = Literal["quantize", "as-is", "load-time", "prequantized"]
 
 LLAMA_ENGINES: Final = ("llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "textgen")
 TENSOR_PARALLEL: Final = ("vllm", "sglang", "tgi")
+PIPELINE_PARALLEL: Final = ("vllm", "sglang")
+# The kind of a set of devices of several makers.
+MIXED: Final = "mixed"
 LOAD_TIME: Final = ("nf4", "int8", "hqq")
 
 # Bits a weight takes over a whole file: GGUF types measured on Llama-3.1-8B (llama.cpp, tools/quantize/README.md),
@@ -110,8 +114,8 @@ _ENGINE_ORDER: Final = ("llama.cpp", "llama-cpp-python", "ollama", "lmstudio", "
 
 
 class Target(NamedTuple):
-    """Where a candidate would run. ``kind`` is ``cpu`` or the vendor; ``keys`` are device keys, ``host`` included for
-    the CPU and for a split."""
+    """Where a candidate would run. ``kind`` is ``cpu``, the vendor, or ``mixed`` for devices of several vendors;
+    ``keys`` are device keys, ``host`` included for the CPU and for a split."""
 
     placement: Placement
     kind: str
@@ -125,7 +129,9 @@ class Target(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """One thing that could be tried."""
+    """One thing that could be tried. ``pipeline``: groups of devices that hold some of the layers each (vLLM);
+    ``types``: of a GGUF file, types of named tensors beside those that the format gives; ``kv_type``: of the KV cache,
+    where it is not what was asked for or the usual one."""
 
     method: str
     format: str
@@ -133,6 +139,9 @@ class Candidate(NamedTuple):
     target: Target
     quantizer: str | None
     source: Source
+    pipeline: int = 1
+    types: tuple[str, ...] = ()
+    kv_type: str | None = None
 
     @property
     def unchanged(self) -> bool | None:
@@ -145,7 +154,19 @@ class Candidate(NamedTuple):
     @property
     def key(self) -> tuple[str, ...]:
         """A total order that never depends on how candidates were found."""
-        return (self.method, self.format, self.runtime, self.target.placement, *self.target.keys, self.quantizer or "")
+        where = (self.target.placement, *self.target.keys, f"{self.pipeline:03}")
+        return (self.method, self.format, self.runtime, *where, *self.types, self.kv_type or "", self.quantizer or "")
+
+    @property
+    def made_as(self) -> str:
+        """The format with the types of named tensors, as costs are asked for it."""
+        return mixed(self.format, self.types)
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Devices that one layer is spread over."""
+        spread = self.runtime in TENSOR_PARALLEL and self.target.placement == "gpu"
+        return len(self.target.devices) // self.pipeline if spread else 1
 
 
 def bits_of(fmt: str) -> float | None:
@@ -168,33 +189,45 @@ def group_of(fmt: str) -> int | None:
 
 def usable_devices(machine: Machine) -> tuple[Device, ...]:
     """Accelerators that can be used, by id."""
-    return tuple(sorted((d for d in machine.devices if d.unusable is None), key=lambda d: d.id))
+    return tuple(sorted((d for d in machine.devices if d.unusable is None), key=_counted))
+
+
+def _counted(device: Device) -> tuple[int, str]:
+    """``gpu2`` before ``gpu10``."""
+    return len(device.id), device.id
 
 
 def targets(machine: Machine) -> tuple[Target, ...]:
-    """The host; for each vendor its largest device, its 2, 4 ... largest, all of them; and splits with the host.
+    """The host; for each vendor its largest device, its 2, 4 ... largest, all of them; cards of all vendors together;
+    and splits with the host.
 
-    Largest is what has most memory to give now. Vendors are never mixed; on unified memory there is no split, because
-    it is one memory; graphics inside the processor are never taken together with cards. Of the slices of split devices
-    only the largest is tried, alone: a process sees one.
+    Largest is what has most memory to give now. On unified memory there is no split, because it is one memory; graphics
+    inside the processor are never taken together with cards. Of the slices of split devices only the largest is tried,
+    alone: a process sees one.
     """
     out = [Target("cpu", "cpu", (), ("host",))]
+    everything: list[Device] = []
     by_vendor: dict[str, list[Device]] = {}
     for device in usable_devices(machine):
         by_vendor.setdefault(device.vendor, []).append(device)
     for vendor in sorted(by_vendor):
-        ranked = sorted(by_vendor[vendor], key=lambda d: (-(device_capacity(d) or 0), d.id))
+        ranked = sorted(by_vendor[vendor], key=lambda d: (-(device_capacity(d) or 0), _counted(d)))
         slices = [d for d in ranked if d.mig is not None][:1]
         whole = [d for d in ranked if d.mig is None]
         cards, inside = [d for d in whole if not d.unified_memory], [d for d in whole if d.unified_memory]
+        everything += cards
         for devices in (cards, inside, slices):
             counts = {1, len(devices), *(2**k for k in range(1, 7) if 2**k < len(devices))} if devices else set()
             for count in sorted(counts):
-                chosen = tuple(sorted(devices[:count], key=lambda d: d.id))
+                chosen = tuple(sorted(devices[:count], key=_counted))
                 keys = tuple(d.id for d in chosen)
                 out.append(Target("gpu", vendor, chosen, keys))
                 if count in (1, len(devices)) and not any(d.unified_memory for d in chosen):
                     out.append(Target("split", vendor, chosen, (*keys, "host")))
+    if len({d.vendor for d in everything}) > 1:
+        chosen = tuple(sorted(everything, key=_counted))
+        keys = tuple(d.id for d in chosen)
+        out += [Target("gpu", MIXED, chosen, keys), Target("split", MIXED, chosen, (*keys, "host"))]
     return tuple(out)
 
 
@@ -325,6 +358,21 @@ def group_divides(fmt: str, tensors: tuple[TensorSpec, ...]) -> bool | None:
     return recipes.divides(size, tensors) if recipes.widths(tensors) else None
 
 
+def _for_ranks(
+    method: str, chosen: tuple[str, ...], parallel: int, tensors: tuple[TensorSpec, ...], request: PlanRequest
+) -> tuple[str, ...]:
+    """One more format where the usual group does not divide what each device holds of a row: the largest that does."""
+    open_ = request.format is None and request.recipe.bits is None and request.recipe.group_size is None
+    if (
+        FORMATS.get(method) != _GROUPED
+        or not open_
+        or rank_group_divides(group_of(_GROUPED[0]), parallel, tensors) is not False
+    ):
+        return ()
+    fits = (f for f in _GROUPED if group_divides(f, tensors) and rank_group_divides(group_of(f), parallel, tensors))
+    return tuple(f for f in list(fits)[:1] if f not in chosen)
+
+
 def candidates(
     model: ModelFacts,
     machine: Machine,
@@ -336,6 +384,11 @@ def candidates(
 ) -> Iterator[Candidate]:
     """All candidates, in an order that depends on names alone."""
     places = targets(machine)
+    groups = {
+        t.keys: stages(model, tensors, len(t.devices), machines_needed(machine, len(t.devices)))
+        for t in places
+        if t.placement == "gpu"
+    }
     methods = {m: formats(m, model, request, tensors, request.goal) for m in FORMATS if request.method in (None, m)}
     for runtime in sorted(runtimes):
         if request.runtime not in (None, runtime):
@@ -350,7 +403,14 @@ def candidates(
                 for target in places:
                     if method == "none" and len(chosen) > 1 and (fmt == chosen[0]) == _other_16_bit(target, chosen[0]):
                         continue
-                    yield Candidate(method, fmt, runtime, target, quantizer, source)
+                    c = Candidate(method, fmt, runtime, target, quantizer, source)
+                    yield c
+                    if runtime in PIPELINE_PARALLEL and 1 < groups.get(target.keys, 1) <= model.layers:
+                        yield c._replace(pipeline=groups[target.keys])
+                    if fmt == chosen[0] and c.tensor_parallel > 1:
+                        for other in _for_ranks(method, chosen, c.tensor_parallel, tensors, request):
+                            made_by = pick_quantizer(method, other, source, request.quantizer, quantizers)
+                            yield c._replace(format=other, quantizer=made_by)
 
 
 def _other_16_bit(target: Target, fmt: str) -> bool:

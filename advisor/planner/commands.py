@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from advisor.backends import ollama
 from advisor.backends.llama.commands import file_type
-from advisor.backends.runtimes import exllama, sglang, tgi
+from advisor.backends.runtimes import exllama, lmstudio, mlx, sglang, textgen, tgi
 from advisor.backends.vllm import options as vllm
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -49,12 +49,13 @@ def _make(model: ModelFacts, c: Candidate, imatrix: bool) -> tuple[Argv, ...]:
     if imatrix:
         steps.append(("llama-imatrix", "-m", base, "-f", "<CALIBRATION.txt>", "-o", "<IMATRIX.gguf>"))
     matrix = ("--imatrix", "<IMATRIX.gguf>") if imatrix else ()
-    steps.append(("llama-quantize", *matrix, base, _gguf(c), file_type(c.format)))
+    own = (word for named in c.types for word in ("--tensor-type", named))
+    steps.append(("llama-quantize", *matrix, *own, base, _gguf(c), file_type(c.format)))
     return tuple(steps)
 
 
 def _gguf(c: Candidate) -> str:
-    return f"<MODEL-{c.format}.gguf>"
+    return f"<MODEL-{c.format}{'-mixed' if c.types else ''}.gguf>"
 
 
 def _served(model: ModelFacts, c: Candidate) -> str:
@@ -67,7 +68,6 @@ def _served(model: ModelFacts, c: Candidate) -> str:
 
 def _serve(model: ModelFacts, c: Candidate, s: Settings, kv_cache_bytes: int | None) -> tuple[Argv, ...]:
     served = _served(model, c)
-    each = str(s.context // s.parallel)
     split = ",".join(f"{x:g}" for x in s.tensor_split or ())
     if c.runtime == "llama.cpp":
         argv = ["llama-server", "-m", served, "-c", str(s.context), "-np", str(s.parallel)]
@@ -87,14 +87,9 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings, kv_cache_bytes: int | N
     if c.runtime == "ollama":
         return _ollama(served, s)
     if c.runtime == "lmstudio":
-        return (
-            ("lms", "import", served),
-            ("lms", "load", "<NAME>", "--context-length", each),
-            ("lms", "server", "start"),
-        )
+        return lmstudio.commands(s, model=served, layers=model.blocks + 1, port=_AT[1])
     if c.runtime == "textgen":
-        loader = "llama.cpp" if c.method == "gguf" else "ExLlamav2" if c.method == "gptq" else "Transformers"
-        return (("python", "server.py", "--api", "--model", served, "--loader", loader),)
+        return (("python", "server.py", *textgen.options(s, model=served, port=_AT[1], method=c.method)),)
     if c.runtime == "vllm":
         kv = kv_cache_bytes if c.target.kind == "cpu" else None
         return (_vllm(served, c, s, kv),)
@@ -108,7 +103,7 @@ def _serve(model: ModelFacts, c: Candidate, s: Settings, kv_cache_bytes: int | N
         own = exllama.options(s, model=served, host=_AT[0], port=_AT[1])
         return (("python", "main.py", *own, "--disable-auth", "true"),)
     if c.runtime == "mlx":
-        return (("mlx_lm.server", "--model", served, *_HOST),)
+        return (("mlx_lm.server", *mlx.options(model=served, host=_AT[0], port=_AT[1])),)
     return _transformers(model, served, c)
 
 

@@ -14,7 +14,7 @@ from advisor.facts.plan import Goal, PlanRequest, Settings
 from advisor.facts.protocols import EngineOracle
 from advisor.planner.candidate import LLAMA_ENGINES, Candidate, Target, targets
 from advisor.planner.devices import device_capacity
-from advisor.planner.facts import Facts, tensor_parallel
+from advisor.planner.facts import Facts
 
 if TYPE_CHECKING:
     from advisor.cost.estimate import Cost
@@ -29,6 +29,7 @@ ExpertsFn = Callable[..., int | None]
 HEADROOM: Final = 0.05
 # vLLM's own default share of the device.
 VLLM_UTILIZATION: Final = 0.92
+_TRIES: Final = 5  # times that layers are moved between devices
 
 
 class Fit(NamedTuple):
@@ -112,10 +113,11 @@ class Costing:
         base = Settings(
             context=self.goal.context * self.goal.parallel,
             parallel=self.goal.parallel,
-            kv_type=self.request.kv_type or "f16",
+            kv_type=c.kv_type or self.request.kv_type or "f16",
             gpu_layers=self.model.blocks + 1 if llama and on_device else 0,
             threads=self.threads,
-            tensor_parallel=tensor_parallel(c),
+            tensor_parallel=c.tensor_parallel,
+            pipeline_parallel=c.pipeline,
             tensor_split=self._split(c.target) if llama else None,
             load_mode="mmap" if llama else None,
             gpu_memory_utilization=utilization(self.machine, c.target) if c.runtime == "vllm" and on_device else None,
@@ -126,21 +128,23 @@ class Costing:
             return base
         if (moe := self._experts_on_host(c, base)) is not None:
             return moe
-        layers = sum(
+        held = [
             self.layers_fn(
                 self.model,
                 self.tensors,
-                fmt=c.format,
+                fmt=c.made_as,
                 settings=base,
                 machine=self.machine,
                 device=d.id,
                 as_is=c.unchanged,
             )
             for d in c.target.devices
-        )
+        ]
+        layers = sum(held)
         if not 0 < layers <= self.model.blocks:
             return None
-        return msgspec.structs.replace(base, gpu_layers=layers)
+        split = base.tensor_split if len(set(held)) == 1 else tuple(float(n) for n in held)
+        return msgspec.structs.replace(base, gpu_layers=layers, tensor_split=split)
 
     def _experts_on_host(self, c: Candidate, base: Settings) -> Settings | None:
         """All layers on the one device, the experts of the first ones on the host, where that is what it takes."""
@@ -150,7 +154,7 @@ class Costing:
         held = self.experts_fn(
             self.model,
             self.tensors,
-            fmt=c.format,
+            fmt=c.made_as,
             settings=base,
             machine=self.machine,
             device=device.id,
@@ -172,8 +176,9 @@ class Costing:
     def cost(self, c: Candidate, settings: Settings, *, imatrix: bool) -> Cost:
         """The cost of a candidate under ``settings``."""
         key = (
-            *(c.method, c.format, c.runtime, c.target.keys, imatrix, c.unchanged),
-            *(settings.gpu_layers, settings.cpu_moe_layers, settings.load_mode),
+            *(c.method, c.made_as, c.runtime, c.target.keys, c.pipeline, imatrix, c.unchanged),
+            *(settings.gpu_layers, settings.cpu_moe_layers, settings.load_mode, settings.tensor_split),
+            settings.kv_type,
         )
         found = self._costs.get(key)
         if found is None:
@@ -181,7 +186,7 @@ class Costing:
                 self.model,
                 self.tensors,
                 method=c.method,
-                fmt=c.format,
+                fmt=c.made_as,
                 runtime=c.runtime,
                 settings=settings,
                 machine=self.machine,
@@ -196,7 +201,7 @@ class Costing:
                     self.model,
                     self.tensors,
                     method=c.method,
-                    fmt=c.format,
+                    fmt=c.made_as,
                     runtime=c.runtime,
                     settings=settings,
                     devices=c.target.keys,
@@ -216,6 +221,8 @@ class Costing:
         if settings is None:
             return None
         cost = self.cost(c, settings, imatrix=imatrix)
+        if c.target.placement == "gpu":
+            settings, cost = self.balanced(c, settings, cost, imatrix=imatrix)
         if c.target.placement == "split":
             while over := max((need - limit for _, need, limit in self._devices(c, cost, settings) or ()), default=0):
                 if over <= 0:
@@ -233,6 +240,37 @@ class Costing:
                 settings = msgspec.structs.replace(settings, gpu_layers=layers)
                 cost = self.cost(c, settings, imatrix=imatrix)
         return settings, cost, self.fit(c, cost, settings)
+
+    def cache_bytes(self, c: Candidate) -> int | None:
+        """Bytes of the KV cache of a candidate that was costed before, on all its devices; ``None`` without one."""
+        settings = self.settings(c)
+        if settings is None:
+            return None
+        return int(self.cost(c, settings, imatrix=False).memory.kv_cache.value)
+
+    def balanced(self, c: Candidate, settings: Settings, cost: Cost, *, imatrix: bool) -> tuple[Settings, Cost]:
+        """Layers moved from devices that they are too many for to those that have room; as it was where that fails.
+
+        Shares by memory alone overlook what each device needs whatever its layers are (driver, work buffer), and the
+        output matrix, which is on the last one.
+        """
+        if settings.tensor_split is None:
+            return settings, cost
+        from advisor.planner.sharing import shared_out
+
+        first = settings, cost
+        each = (cost.memory.weights.value + cost.memory.kv_cache.value) / (self.model.blocks + 1)
+        for _ in range(_TRIES):
+            parts = self._devices(c, cost, settings)
+            if parts is None or all(need <= limit for _, need, limit in parts):
+                return settings, cost
+            counts = shared_out(self.model.blocks, settings, self.machine, parts, each)
+            if counts is None:
+                return first
+            settings = msgspec.structs.replace(settings, tensor_split=tuple(float(n) for n in counts))
+            cost = self.cost(c, settings, imatrix=imatrix)
+            each *= 1.05
+        return first if not self.fit(c, cost, settings).fits else (settings, cost)
 
     def _devices(self, c: Candidate, cost: Cost, settings: Settings) -> list[tuple[str, int, int]] | None:
         """(device, bytes needed, bytes that may be used) of each accelerator; ``None`` where a memory is unknown."""

@@ -26,7 +26,7 @@ from advisor.planner.request import effective_goal
 from advisor.planner.tuning import Tuning
 
 # Known only when the candidates before it have been planned.
-_LATER: Final = ("candidate.fits_gpu_alone",)
+_LATER: Final = ("candidate.fits_gpu_alone", "candidate.fits_fewer_devices", "candidate.tensor_types")
 
 
 class Situation(NamedTuple):

@@ -11,10 +11,18 @@ from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Estimate, Goal, ModelSummary, PlanRequest, Settings, Warning_
 from advisor.facts.protocols import EngineOracle
 from advisor.guide.schema import RulePack
-from advisor.planner.candidate import LLAMA_ENGINES, Candidate, Target, source_of, targets
+from advisor.planner.candidate import (
+    LLAMA_ENGINES,
+    PIPELINE_PARALLEL,
+    Candidate,
+    Target,
+    source_of,
+    targets,
+)
 from advisor.planner.costing import CostFn, Costing, Fit, LayersFn, threads
-from advisor.planner.facts import CandidateFacts, fixed_facts, tensor_parallel
+from advisor.planner.facts import CandidateFacts, fixed_facts
 from advisor.planner.numa import spans_nodes
+from advisor.planner.parallel import machines_needed, stages
 from advisor.planner.request import check_context, check_words
 from advisor.planner.tuning import Tuning
 
@@ -141,7 +149,13 @@ def _place(
     layers = settings.gpu_layers
 
     def candidate(target: Target) -> Candidate:
-        return Candidate(method, fmt, runtime, target, None, source_of(method, fmt, model))
+        groups = settings.pipeline_parallel
+        if groups == 1 and runtime in PIPELINE_PARALLEL and target.placement == "gpu":
+            count = len(target.devices)
+            groups = stages(model, costing.tensors, count, machines_needed(machine, count))
+        if len(target.devices) % groups:
+            groups = 1
+        return Candidate(method, fmt, runtime, target, None, source_of(method, fmt, model), groups)
 
     def with_layers(target: Target) -> tuple[Candidate, Settings] | None:
         c = candidate(target)
@@ -152,7 +166,8 @@ def _place(
         return c, msgspec.structs.replace(
             settings,
             gpu_layers=count,
-            tensor_parallel=max(settings.tensor_parallel, tensor_parallel(c)),
+            tensor_parallel=max(settings.tensor_parallel, c.tensor_parallel),
+            pipeline_parallel=max(settings.pipeline_parallel, c.pipeline),
             tensor_split=settings.tensor_split or base.tensor_split,
             load_mode=base.load_mode,
             gpu_memory_utilization=settings.gpu_memory_utilization or base.gpu_memory_utilization,
@@ -177,7 +192,11 @@ def _place(
             found = candidate(target), msgspec.structs.replace(settings, gpu_layers=layers)
         if found is None:
             continue
-        fit = costing.fit(found[0], costing.cost(found[0], found[1], imatrix=False), found[1])
+        cost = costing.cost(found[0], found[1], imatrix=False)
+        if target.placement == "gpu" and settings.tensor_split is None:
+            found = found[0], costing.balanced(*found, cost, imatrix=False)[0]
+            cost = costing.cost(found[0], found[1], imatrix=False)
+        fit = costing.fit(found[0], cost, found[1])
         if fit.fits is False and target.placement == "split" and layers == AUTO_LAYERS:
             found, fit = _fewer_layers(costing, *found)
         if fit.fits:

@@ -14,7 +14,7 @@ from advisor.facts.plan import Goal, PlanRequest
 from advisor.facts.words import METHODS
 from advisor.planner.candidate import (
     LLAMA_ENGINES,
-    TENSOR_PARALLEL,
+    MIXED,
     Candidate,
     Target,
     bits_of,
@@ -25,11 +25,10 @@ from advisor.planner.candidate import (
     own_format,
     usable_devices,
 )
+from advisor.planner.parallel import columns_divide, heads_divide, machines_needed, rank_group_divides
 
 Facts = dict[str, FactValue | None]
 _PLAIN_TYPES = ("f32", "f16", "bf16")
-# Matrices whose rows tensor parallelism cuts; the others are cut between rows.
-_CUT_ROWS: Final = ("attn_output", "ffn_down", "ffn_down_exps")
 _RELEASE: Final = re.compile(r"v?(\d{1,6}(?:\.\d{1,6}){1,3})(?![\d.])")
 _BUILD: Final = re.compile(r"(?:\d+\.\d+\.\d+ )?b(\d{1,6})(?![\d.])")
 
@@ -122,13 +121,13 @@ def _source_bits(model: ModelFacts) -> float | None:
 
 
 def device_facts(target: Target) -> Facts:
-    """Facts of the device that a candidate would run on."""
+    """Facts of the device that a candidate would run on; of devices of several makers the vendor is ``mixed``."""
     device = target.first
     if device is None:
         return {"device.kind": "cpu", "device.vendor": "none", "device.unified_memory": False, "device.count": 0}
     out: Facts = {
         "device.kind": target.kind,
-        "device.vendor": device.vendor,
+        "device.vendor": target.kind if target.kind == MIXED else device.vendor,
         "device.arch": device.arch,
         "device.apis": device.apis,
         "device.compute_capability": min(
@@ -163,6 +162,7 @@ class CandidateFacts:
         self._repacked: dict[tuple[str, str, bool, bool], float | None] = {}
         self.model, self.tensors, self.request, self.runtimes = model, tensors, request, runtimes
         self._versions = installed_versions(machine)
+        self._columns: dict[int, bool | None] = {}
         self._ranks: dict[tuple[str, int], bool | None] = {}
         self._by_target: dict[tuple[str, ...], Facts] = {}
         self._by_format: dict[tuple[str, str, str], Facts] = {}
@@ -215,7 +215,7 @@ class CandidateFacts:
         """All facts of the candidate that are known before its cost is."""
         caps = self.runtimes[c.runtime]
         kind = c.target.kind
-        parallel = tensor_parallel(c)
+        parallel = c.tensor_parallel
         return {
             **self.target(c.target),
             **self.format(c.method, c.format, c.source),
@@ -224,27 +224,30 @@ class CandidateFacts:
             "candidate.placement": c.target.placement,
             "candidate.supported": caps.loads(c.method, c.format),
             "candidate.device_supported": kind in caps.devices and self._capable(c, caps),
+            "candidate.kv_type": c.kv_type or self.request.kv_type or "f16",
+            "candidate.tensor_types": bool(c.types),
             "candidate.tensor_parallel": parallel,
-            "candidate.heads_divide": self.model.heads % parallel == 0 and (
-                self.model.kv_heads % parallel == 0 or parallel % max(1, self.model.kv_heads) == 0
-            ),
+            "candidate.pipeline_parallel": c.pipeline,
+            "candidate.across_machines": parallel > 1 and machines_needed(self.machine, parallel) > 1,
+            "candidate.heads_divide": heads_divide(self.model, parallel),
+            "candidate.columns_divide": parallel == 1 or self.columns_divide(parallel),
             "candidate.rank_group_divides": self.rank_group_divides(c.format, parallel),
             "candidate.runtime_version": self._versions.get(c.runtime),
             "candidate.engine_duplicate": self._duplicate(c),
             "candidate.repacked_ratio": self.repacked(c),
         }  # fmt: skip
 
+    def columns_divide(self, parallel: int) -> bool | None:
+        """``candidate.columns_divide``, worked out once."""
+        if parallel not in self._columns:
+            self._columns[parallel] = columns_divide(parallel, self.tensors)
+        return self._columns[parallel]
+
     def rank_group_divides(self, fmt: str, parallel: int) -> bool | None:
-        """Whether the groups stay whole where rows are cut: the rows of ``attn_output`` and ``ffn_down`` are shared out
-        among ``parallel`` devices. ``None`` without tensors, true without groups."""
+        """``candidate.rank_group_divides``, worked out once."""
         key = (fmt, parallel)
         if key not in self._ranks:
-            size = group_of(fmt)
-            cut = {t.width for t in self.tensors if t.packed and t.role in _CUT_ROWS}
-            if size is None or parallel == 1:
-                self._ranks[key] = True
-            else:
-                self._ranks[key] = all(w % (parallel * size) == 0 for w in cut) if cut else None
+            self._ranks[key] = rank_group_divides(group_of(fmt), parallel, self.tensors)
         return self._ranks[key]
 
     def repacked(self, c: Candidate) -> float | None:
@@ -293,8 +296,3 @@ def installed_versions(machine: Machine) -> dict[str, str]:
         if known is not None:
             found.setdefault(r.runtime, []).append(known[1])
     return {name: min(all_, key=lambda v: [int(p) for p in v.split(".")]) for name, all_ in sorted(found.items())}
-
-
-def tensor_parallel(c: Candidate) -> int:
-    """Devices that one layer is spread over."""
-    return len(c.target.devices) if c.runtime in TENSOR_PARALLEL and c.target.placement == "gpu" else 1

@@ -13,7 +13,7 @@ import msgspec
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
-from advisor.facts.plan import Goal, PlanRequest, Recommendation, Rejected, Warning_
+from advisor.facts.plan import Goal, PlanRequest, Recommendation, Rejected, Stage, Warning_
 from advisor.facts.protocols import EngineOracle
 from advisor.facts.text import clean
 from advisor.guide.engine import Prepared, Ready, decision, excluded_by, prepare, run
@@ -27,6 +27,8 @@ from advisor.planner.costing import CostFn, Costing, LayersFn
 from advisor.planner.devices import in_use
 from advisor.planner.facts import CandidateFacts, Facts, fixed_facts
 from advisor.planner.front import front
+from advisor.planner.funnel import Funnel, choice_of
+from advisor.planner.mixing import between, smaller_cache
 from advisor.planner.numa import spans_nodes
 from advisor.planner.request import check, effective_goal
 from advisor.planner.status import Status, judge
@@ -36,12 +38,6 @@ if TYPE_CHECKING:
     from advisor.planner.learned import Learned
 
 _EXCLUDING: Final = ("exclude", "require")
-# Facts that differ between formats of one method; a rule that asks for none of them speaks for all formats at once.
-_BY_FORMAT: Final = frozenset(
-    f"candidate.{name}"
-    for name in ("format", "bits", "group", "group_divides", "source", "imatrix", "imatrix_need", "exceeds_source",
-                 "supported", "device_supported", "quantizer", "fits_gpu_alone")
-)  # fmt: skip
 _PLACE_ORDER: Final = {"gpu": 0, "split": 1, "cpu": 2}
 
 
@@ -71,6 +67,7 @@ class Round(NamedTuple):
     considered: int
     goal: Goal
     notes: tuple[str, ...]
+    stages: tuple[Stage, ...]
 
 
 def recommend(
@@ -130,6 +127,7 @@ def recommend(
         candidates_considered=found.considered,
         rules_hash=pack.content_hash,
         overlay_rules=tuple(overlay),
+        stages=found.stages,
     )
 
 
@@ -178,20 +176,25 @@ class Planner:
         anchors = costing.anchors()
         rules = prepare(self.pack, fixed)
         run_ = _Run(self, machine, goal, costing, rules, {**fixed, **anchors}, facts)
-        considered = 0
         found = candidates(
             self.model, machine, request, runtimes=self.runtimes, quantizers=self.quantizers, tensors=self.tensors
         )
         # Accelerators first: whether a candidate fits one decides if the host is worth a look.
-        for c in sorted(found, key=lambda c: (_PLACE_ORDER[c.target.placement], c.key)):
-            if only is not None and way(c) not in only:
-                continue
-            considered += 1
-            run_.consider(c)
+        # Fewer devices first: whether it fits those decides what more of them are worth.
+        for c in sorted(found, key=lambda c: (_PLACE_ORDER[c.target.placement], len(c.target.devices), c.key)):
+            if only is None or way(c) in only:
+                run_.consider(c)
+        if only is None and request.format is None and request.max_memory_bytes is None:
+            for c in tuple(between(self.model, self.tensors, run_.kept, run_.dropped)):
+                run_.weigh(c, more=True)
+        if only is None and request.kv_type is None:
+            for c in tuple(smaller_cache(run_.kept, run_.dropped, costing.cache_bytes)):
+                run_.weigh(c, more=True)
         ready_first = not usable_devices(machine)
         kept = sorted(run_.kept, key=lambda s: _rank(s, ready_first=ready_first))
         dropped = sorted(run_.dropped, key=lambda d: (d.rule.id, d.candidate.key))
-        return Round(tuple(kept), tuple(dropped), considered, goal, notes)
+        funnel = run_.funnel
+        return Round(tuple(kept), tuple(dropped), funnel.considered, goal, notes, funnel.stages(len(kept)))
 
 
 def _rank(s: Scored, *, ready_first: bool) -> tuple[object, ...]:
@@ -220,35 +223,45 @@ class _Run:
         self.facts = facts
         self.kept: list[Scored] = []
         self.dropped: list[Drop] = []
-        self._whole: dict[tuple[str, ...], Rule] = {}
-        self._on_gpu: set[tuple[str, str, str]] = set()
+        self.funnel = Funnel()
+        # Of what fits accelerators alone, the fewest that it fits.
+        self._on_gpu: dict[tuple[str, ...], int] = {}
 
     def consider(self, c: Candidate) -> None:
         """Keep the candidate or drop it with the reason."""
-        family = (c.method, c.runtime, c.target.placement, *c.target.keys)
-        known = self._whole.get(family)
+        if not self.funnel.tried(c):
+            return
+        known = self.funnel.known(c)
         if known is not None:
             self.dropped.append(Drop(c, known, known.because, None))
             return
-        same = (c.method, c.format, c.runtime)
+        self.weigh(c)
+
+    def weigh(self, c: Candidate, *, more: bool = False) -> None:
+        """Keep or drop a candidate by its own facts; ``more``: one that came up because of what others missed."""
+        self.funnel.sets += more
+        same, on_gpu = choice_of(c), c.target.placement == "gpu"
         facts: Facts = {
             **self.fixed,
             **self.facts.of(c),
-            "candidate.fits_gpu_alone": c.target.placement != "gpu" and same in self._on_gpu,
+            "candidate.fits_gpu_alone": not on_gpu and same in self._on_gpu,
+            "candidate.fits_fewer_devices": on_gpu and self._on_gpu.get(same, 1000) < len(c.target.devices),
         }
         out = excluded_by(self.early, facts)
         if out is not None:
-            if not out.varies & _BY_FORMAT:
-                self._whole[family] = out.rule
+            if not more:
+                self.funnel.excluded(c, out)
             self._drop(c, out.rule, facts, None)
             return
+        self.funnel.allowed += 1
         imatrix = self.facts.imatrix(c)
         settled = self.costing.settle(c, imatrix=imatrix)
         if settled is None:
             return
         settings, cost, fit = settled
-        if c.target.placement == "gpu" and fit.fits:
-            self._on_gpu.add(same)
+        self.funnel.settled += 1
+        if on_gpu and fit.fits:
+            self._on_gpu.setdefault(same, len(c.target.devices))
         facts.update(self.costing.late_facts(cost, fit, c.source))
         out = excluded_by(self.late_out, facts)
         if out is not None:

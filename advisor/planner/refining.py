@@ -169,7 +169,7 @@ def movable(plan: Plan, model: ModelFacts, tensors: tuple[TensorSpec, ...]) -> R
     s = plan.settings
     if HOST not in plan.devices or not accelerators(plan) or s.gpu_layers < 1:
         return None
-    layers = len(weight_map(model, tensors, plan.format, imatrix=plan.imatrix).layers)
+    layers = len(weight_map(model, tensors, plan.made_as, imatrix=plan.imatrix).layers)
     if s.cpu_moe_layers:
         held = min(s.cpu_moe_layers, layers)
         return Range(layers - held, 0, layers, experts=True)
@@ -195,7 +195,7 @@ def refined(
             model,
             tensors,
             method=plan.method,
-            fmt=plan.format,
+            fmt=plan.made_as,
             runtime=plan.runtime,
             settings=settings,
             machine=machine,

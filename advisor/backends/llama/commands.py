@@ -181,10 +181,13 @@ def quantize(
     imatrix: Path | None,
     requantize: bool,
 ) -> tuple[str, ...]:
-    """``llama-quantize``: ``source`` to ``out`` in the file type ``fmt``, which it has its own words for."""
+    """``llama-quantize``: ``source`` to ``out`` in the file type ``fmt``, which it has its own words for, perhaps with
+    types of named tensors (``q4_k_m:ffn_down=q6_k``)."""
     options = ["--imatrix", str(imatrix)] if imatrix is not None else []
     options += ["--allow-requantize"] if requantize else []
-    return (tool, *options, str(source), str(out), file_type(fmt), *((str(threads),) if threads else ()))
+    base, _, own = fmt.partition(":")
+    options += [word for named in own.split(",") if named for word in ("--tensor-type", named)]
+    return (tool, *options, str(source), str(out), file_type(base), *((str(threads),) if threads else ()))
 
 
 def imatrix(
@@ -204,6 +207,12 @@ def fit(tool: str, model: Path, s: Settings) -> tuple[str, ...]:
     argv += ["-ts", ",".join(f"{x:g}" for x in s.tensor_split)] if s.tensor_split else []
     argv += ["-ncmoe", str(s.cpu_moe_layers)] if s.cpu_moe_layers else []
     return (*argv, "--fit-print", "on")
+
+
+def own_fit(tool: str, model: Path, s: Settings) -> tuple[str, ...]:
+    """``llama-fit-params`` with neither context nor layers fixed: what it chooses by itself."""
+    argv = [tool, "-m", str(model), "-b", str(s.batch), "-ub", str(min(s.ubatch, s.batch)), "-np", str(s.parallel)]
+    return (*argv, "-ctk", s.kv_type, "-ctv", s.kv_type)
 
 
 class DeviceNeed(NamedTuple):

@@ -23,6 +23,8 @@ SERVES: Final[dict[str, tuple[str, ...]]] = {
     "amd": ("rocm", "vulkan"),
     "intel": ("sycl", "vulkan"),
     "apple": ("metal",),
+    # Devices of several makers together.
+    "mixed": ("vulkan",),
 }
 # Processor features that double speed and that the wheel has: a build without them is no gain.
 _WORTH: Final = ("AVX2", "FMA")
@@ -61,17 +63,19 @@ def provided(machine: Machine, kind: str, *, split: bool = False) -> bool:
     depends on the devices that are there.
     """
     ready = machine.prebuilt
-    if ready is not None and kind in ready.vendors and (ready.layers_on_host or not split):
+    kinds = {d.vendor for d in machine.devices if d.unusable is None} if kind == "mixed" else {kind}
+    if ready is not None and kinds <= set(ready.vendors) and (ready.layers_on_host or not split):
         return True
     found = [r for r in machine.runtimes if r.runtime == "llama.cpp" and (kind == "cpu" or r.provider != "wheel")]
     return drives(kind, {b for r in found for b in r.backends} | set(machine.buildable))
 
 
 def kind_of(settings: Settings, machine: Machine, devices: Sequence[str]) -> str:
-    """``cpu``, or the vendor of the devices that a plan puts layers on."""
-    if settings.gpu_layers == 0:
+    """``cpu``, or the vendor of the devices that a plan puts layers on, ``mixed`` where they have several."""
+    vendors = list(dict.fromkeys(d.vendor for d in machine.devices if d.id in devices))
+    if settings.gpu_layers == 0 or not vendors:
         return "cpu"
-    return next((d.vendor for d in machine.devices if d.id in devices), "cpu")
+    return vendors[0] if len(vendors) == 1 else "mixed"
 
 
 def _reason(offer: Offer, settings: Settings, kind: str, isa: Sequence[str], split: bool) -> str | None:
@@ -81,7 +85,10 @@ def _reason(offer: Offer, settings: Settings, kind: str, isa: Sequence[str], spl
     if not drives(kind, offer.backends):
         return f"it has no backend for {kind} devices ({', '.join(offer.backends)})"
     if kind != "cpu" and offer.vendors is not None and kind not in offer.vendors:
-        return f"it sees no {kind} device here"
+        if kind != "mixed":
+            return f"it sees no {kind} device here"
+        if len(offer.vendors) < 2:
+            return f"it sees devices of {' and '.join(offer.vendors) or 'no maker'} only here"
     if (kind == "cpu" or split or settings.cpu_moe_layers) and offer.host_layers is not None:
         return offer.host_layers
     if offer.binary is not None:

@@ -127,13 +127,14 @@ class LlamaCpp:
         return RuntimeCapabilities(
             name=self.name,
             methods={"gguf": (*GGUF_FORMATS, *GGUF_SERVED)},
-            devices=("cpu", "nvidia", "amd", "intel", "apple"),
+            devices=("cpu", "nvidia", "amd", "intel", "apple", "mixed"),
             executable=True,
             needs={
                 "cpu": (),
                 "nvidia": (f"a CUDA or Vulkan build of llama.cpp: {own}",),
                 "amd": (f"a ROCm or Vulkan build of llama.cpp: {own}",),
                 "intel": (f"a SYCL or Vulkan build of llama.cpp: {own}",),
+                "mixed": (f"a Vulkan build of llama.cpp, which drives devices of several makers together: {own}",),
                 "apple": (f"a Metal build of llama.cpp: {own}",),
             },
             min_compute_capability={"gguf": 5.0},

@@ -10,7 +10,7 @@ from ..page import BAD, FAINT, FAIR, GOOD, STRONG, Cell, Column
 from .plans import room
 
 if TYPE_CHECKING:
-    from advisor.facts.plan import Estimate
+    from advisor.facts.plan import EngineFit, Estimate
     from advisor.facts.quantity import Quantity
 
     from ..page import Page
@@ -38,6 +38,8 @@ def estimate(page: Page, found: Estimate, *, verbose: bool = False) -> None:
     )
     page.text(_settings(found), FAINT)
     page.text(*_fits(found))
+    if found.engine_fit is not None:
+        page.text(_own_fit(found.engine_fit), FAINT)
     page.blank()
     rows: list[tuple[str, Quantity | None, str]] = [
         (title, part, "") for name, title in _PARTS.items() if (part := getattr(found.memory, name)).value or verbose
@@ -107,3 +109,16 @@ def _row(title: str, q: Quantity | None, style: str, *, verbose: bool) -> list[s
         shown.origin(q),
     ]
     return [*row, Cell(q.source if q else "", FAINT)] if verbose else row
+
+
+def _own_fit(fit: EngineFit) -> str:
+    """What llama.cpp chooses by itself, to stand beside the numbers."""
+    if fit.engine is None:
+        return "llama.cpp's own fit: none of the providers that are installed here has one."
+    if not fit.fits or fit.context is None or fit.gpu_layers is None:
+        return f"llama.cpp's own fit ({fit.engine}): it finds none, with 1 GiB left free."
+    layers = "all layers" if fit.gpu_layers < 0 else shown.counted(fit.gpu_layers, "layer")
+    return (
+        f"llama.cpp's own fit ({fit.engine}): {shown.counted(fit.context, 'token')} of context, {layers} on devices, "
+        "where there are any; it counts all memory of the host, without weights that are repacked."
+    )

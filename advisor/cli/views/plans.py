@@ -57,6 +57,8 @@ def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False
         page.title("Nothing fits")
         relaxations(page, report)
     rejected(page, report.rejected, verbose=verbose)
+    if verbose:
+        _stages(page, report)
     if report.overlay_rules:
         page.blank()
         page.text("Your own rules took part: " + ", ".join(report.overlay_rules), FAIR)
@@ -131,6 +133,7 @@ def _made(plan: Plan) -> str:
     name = "gguf" if plan.method == "gguf" else plan.format
     if plan.artifact is not None:
         return f"{name}, ready-made"
+    name += ", mixed types" if plan.tensor_types else ""
     return f"{name}, imatrix" if plan.imatrix else name
 
 
@@ -161,6 +164,23 @@ def _terms(page: Page, report: RecommendReport) -> None:
         for plan in report.plans
     ]
     page.table([*columns, Column("score", True)], rows)
+
+
+_STAGE: Final = {
+    "runtime": "method, format and who makes and serves it",
+    "devices": "each of these on each set of devices",
+    "settings": "layers, experts and shares of each device",
+    "memory": "memory, and the limits that you set",
+}
+
+
+def _stages(page: Page, report: RecommendReport) -> None:
+    """How many ways there were at each stage."""
+    page.title("Ways at each stage")
+    page.table(
+        [Column("stage"), Column("tried", True), Column("left", True)],
+        [[_STAGE[s.stage], str(s.tried), str(s.kept)] for s in report.stages],
+    )
 
 
 def relaxations(page: Page, report: RecommendReport) -> None:
@@ -194,6 +214,7 @@ def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:
                 "method",
                 Cell(f"{plan.method} {plan.format}", "", f"by {plan.quantizer}" if plan.quantizer else ""),
             ),
+            *((("types", ", ".join(plan.tensor_types)),) if plan.tensor_types else ()),
             ("runtime", Cell(plan.runtime, "", shown.placement(plan, cards))),
             ("status", Cell(plan.status, _STATUS[plan.status])),
             ("holds", _room(plan)),

@@ -84,13 +84,14 @@ def quantize_gguf(
     Raises:
         AdvisorError: ``bad-option``, ``quantizer-failed``, ``artifact-invalid``, ``out-of-memory``, ``disk-full``.
     """
-    if fmt not in GGUF_FORMATS or fmt in make.PLAIN:
+    base = fmt.partition(":")[0]
+    if base not in GGUF_FORMATS or base in make.PLAIN:
         raise AdvisorError("bad-option", f"{fmt} is not a quantized GGUF format.")
     binary = _binary(making)
     tool = binary.tools[QUANTIZE]
     planned = make.planned_types(source, fmt, imatrix=imatrix is not None)
     wanted = {a.tensor.name: a.type for a in planned}
-    file = f"{make.file_stem(name)}-{fmt}.gguf"
+    file = make.file_name(name, fmt)
     inputs: dict[str, object] = {"source": identity_of or make.identity(source)}
     if imatrix is not None:
         inputs["imatrix"] = imatrix_identity or make.identity(imatrix)

@@ -1,12 +1,12 @@
 """Quantize a 16-bit GGUF file.
 
-Request: ``{"source", "out", "format": "q4_k_m", "types": {tensor: type},
-"imatrix": file or null, "imatrix_name": text, "threads": n, "allow_requantize": false}``.
+Request: ``{"source", "out", "format": "q4_k_m", "types": {tensor: type}, "by_rows": false, "imatrix": file or null,
+"imatrix_name": text, "threads": n, "allow_requantize": false}``.
 
 Without an importance matrix llama.cpp's own ``llama_model_quantize`` (through cyllama) chooses types and writes the
-file. With one, the rows are quantized by libgguf to the ``types`` that the request names (cyllama cannot be given a
-matrix), and the file is rewritten with all its metadata. Either way the result is read back: types, finite weights,
-and the relative error of a sample of rows against the source.
+file. With one, or where tensors are to have types of their own (``by_rows``), the rows are quantized by libgguf to the
+``types`` that the request names (cyllama can be given neither), and the file is rewritten with all its metadata. Either
+way the result is read back: types, finite weights, and the relative error of a sample of rows against the source.
 
 Result: ``{"out", "bytes", "tensors", "types": {tensor: type}, "imatrix_used": n, "imatrix_missing": [...],
 "worst": {"tensor", "error"}, "quantizer": "...", "seconds"}``.
@@ -173,7 +173,8 @@ def copy_metadata(reader: Any, writer: Any, skip: tuple[str, ...]) -> None:
 
 
 def by_rows(request: dict[str, Any]) -> tuple[int, list[str]]:
-    """Quantize with an importance matrix; return how many tensors used it and which lacked it.
+    """Quantize every tensor to its own type, with an importance matrix where there is one; return how many tensors used
+    it and which lacked it.
 
     Raises:
         Failed: a tensor has no type, or the matrix does not fit it.
@@ -181,7 +182,7 @@ def by_rows(request: dict[str, Any]) -> tuple[int, list[str]]:
     import gguf
     import numpy as np
 
-    importance, chunks, dataset = load_imatrix(Path(request["imatrix"]))
+    importance, chunks, dataset = load_imatrix(Path(request["imatrix"])) if request.get("imatrix") else ({}, 0, "")
     reader = gguf.GGUFReader(request["source"])
     wanted: dict[str, str] = request["types"]
     arch = reader.fields["general.architecture"].contents()
@@ -190,10 +191,11 @@ def by_rows(request: dict[str, Any]) -> tuple[int, list[str]]:
     copy_metadata(reader, writer, tuple(new))
     writer.add_uint32("general.quantization_version", gguf.GGML_QUANT_VERSION)
     writer.add_uint32("general.file_type", file_type(request["format"]))
-    writer.add_string("quantize.imatrix.file", request.get("imatrix_name") or Path(request["imatrix"]).name)
-    writer.add_string("quantize.imatrix.dataset", dataset)
-    writer.add_uint32("quantize.imatrix.entries_count", len(importance))
-    writer.add_uint32("quantize.imatrix.chunks_count", chunks)
+    if request.get("imatrix"):
+        writer.add_string("quantize.imatrix.file", request.get("imatrix_name") or Path(request["imatrix"]).name)
+        writer.add_string("quantize.imatrix.dataset", dataset)
+        writer.add_uint32("quantize.imatrix.entries_count", len(importance))
+        writer.add_uint32("quantize.imatrix.chunks_count", chunks)
     plan = []
     for tensor in reader.tensors:
         kind = wanted.get(tensor.name, tensor.tensor_type.name.lower())
@@ -223,7 +225,7 @@ def by_rows(request: dict[str, Any]) -> tuple[int, list[str]]:
                 matrix = importance.get(tensor.name)
                 columns = dims(tensor)[2]
                 if matrix is None:
-                    missing.append(tensor.name)
+                    missing += [tensor.name] if importance else []
                 elif matrix.shape[1] != columns:
                     raise protocol.Failed(
                         "quantizer-failed",
@@ -293,7 +295,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         )
     protocol.progress(0, None, "tensors", "starting", force=True)
     used, missing = 0, []
-    if request.get("imatrix"):
+    if request.get("imatrix") or request.get("by_rows"):
         used, missing = by_rows(request)
         quantizer = "libgguf"
     else:

@@ -12,7 +12,7 @@ from advisor.errors import AdvisorError
 from advisor.facts.plan import Settings
 from advisor.facts.words import GGUF_FORMATS, METHODS, RUNTIMES, is_format
 
-DEVICES = {"cpu", "nvidia", "amd", "intel", "apple"}
+DEVICES = {"cpu", "nvidia", "amd", "intel", "apple", "mixed"}
 
 
 @pytest.mark.parametrize("name", sorted(runtimes()))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from advisor.backends import ollama
 from advisor.backends.base import ServeRequest
 from advisor.backends.registry import runtime
+from advisor.backends.runtimes import lmstudio
 from advisor.errors import AdvisorError
 from advisor.facts.plan import Settings
 
@@ -153,3 +154,48 @@ def test_a_blob_is_named_by_a_digest_or_not_at_all(text: str) -> None:
 def test_their_failures_as_their_sources_word_them(name: str, line: str, code: str) -> None:
     found = runtime(name).diagnose("starting\n" + line + "\n")
     assert found is not None and found.code == code
+
+
+def test_mlx() -> None:
+    command = runtime("mlx").serve(request(Settings(context=4096), model_path="/models/m"))
+    assert command.argv == (
+        "/env/bin/python", "-I", "-m", "mlx_lm.server", "--model", "/models/m", "--host", "127.0.0.1", "--port", "8080",
+    )  # fmt: skip
+    assert command.env["HF_HUB_OFFLINE"] == "1"
+    with pytest.raises(AdvisorError, match="knows no key"):
+        runtime("mlx").serve(request(SETTINGS, api_key_file="/key"))
+    caps = runtime("mlx").capabilities()
+    assert caps.devices == ("apple",) and not caps.loads("gptq", "w4a16-g128") and caps.loads("none", "bf16")
+    found = runtime("mlx").diagnose("[METAL] Command buffer execution failed: Insufficient Memory (00000008)")
+    assert found is not None and found.code == "out-of-memory"
+
+
+def test_text_generation_webui() -> None:
+    settings = Settings(context=8192, gpu_layers=33, threads=6, kv_type="q8_0", tensor_split=(21.0, 12.0))
+    command = runtime("textgen").serve(request(settings, model_path="/models/m.gguf", method="gguf", format="q4_k_m"))
+    assert command.argv == (
+        "/env/bin/python", "server.py", "--api", "--nowebui", "--api-port", "8080",
+        "--model-dir", "/models", "--model", "m.gguf", "--loader", "llama.cpp", "--ctx-size", "8192",
+        "--gpu-layers", "33", "--batch-size", "2048", "--threads", "6", "--cache-type", "q8_0",
+        "--tensor-split", "21,12",
+    )  # fmt: skip
+    nf4 = runtime("textgen").serve(request(Settings(context=1024), method="nf4", format="nf4")).argv
+    assert nf4[-5:] == ("--loader", "Transformers", "--load-in-4bit", "--quant_type", "nf4")
+    assert runtime("textgen").serve(request(SETTINGS)).argv[-2:] == ("--loader", "ExLlamav2")
+    with pytest.raises(AdvisorError, match="argument list"):
+        runtime("textgen").serve(request(SETTINGS, api_key_file="/key"))
+    with pytest.raises(AdvisorError, match="no KV cache of type fp8"):
+        runtime("textgen").serve(request(Settings(context=1024, kv_type="fp8"), method="gguf"))
+
+
+@pytest.mark.parametrize(("layers", "said"), [(0, "off"), (33, "max"), (40, "max"), (11, "0.33")])
+def test_lm_studio(layers: int, said: str) -> None:
+    found = lmstudio.commands(Settings(context=8192, gpu_layers=layers), model="/m.gguf", layers=33, port=8080)
+    assert found == (
+        ("lms", "import", "/m.gguf"),
+        ("lms", "load", "<NAME>", "--gpu", said, "--context-length", "8192"),
+        ("lms", "server", "start", "--port", "8080"),
+    )
+    with pytest.raises(AdvisorError) as e:
+        runtime("lmstudio").serve(request(SETTINGS))
+    assert e.value.code == "not-available"

@@ -59,10 +59,12 @@ def test_a_server_with_vulkan_is_told_the_names_of_its_devices() -> None:
     assert vulkan_names(VULKAN, ("gpu1", "host"), all_of_them) == ("Vulkan2",)
     assert vulkan_names(VULKAN, ("gpu2",), all_of_them) == ("Vulkan0",)
     assert vulkan_names(VULKAN, ("gpu1", "gpu0"), all_of_them) == ("Vulkan2", "Vulkan1")
+    # Shares are told in the order of the plan's devices, which need not be Vulkan's.
+    assert vulkan_names(VULKAN, ("gpu0", "gpu1", "gpu2"), all_of_them) == ("Vulkan1", "Vulkan2", "Vulkan0")
 
 
 def test_nothing_is_named_where_all_are_meant_or_one_is_not_known() -> None:
-    assert vulkan_names(VULKAN, ("gpu0", "gpu1", "gpu2"), seen(INTEL, AMD, AMD)) == ()
+    assert vulkan_names(VULKAN, ("gpu2", "gpu0", "gpu1"), seen(INTEL, AMD, AMD)) == ()
     assert vulkan_names(VULKAN, ("gpu2",), seen(AMD, AMD)) == ()
     assert vulkan_names(VULKAN, ("gpu3",), seen(INTEL, AMD, AMD)) == ()
     assert vulkan_names(None, ("gpu0",), seen(INTEL, AMD)) == ()

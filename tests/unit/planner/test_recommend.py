@@ -335,7 +335,8 @@ def test_two_cards_carry_what_one_cannot() -> None:
     odd = [fakes.nvidia("RTX 3090", 24 * fakes.GIB, 936 * fakes.GB, 8.6, n=i) for i in range(3)]
     more = plan(70.0, fakes.machine(fakes.host(16 * fakes.GB), *odd), context=2048, top=100)
     served = [p for p in more.plans if p.runtime == "vllm"]
-    assert served and {p.settings.tensor_parallel for p in served} == {2}  # 64 heads: not over 3
+    spread = {(p.settings.tensor_parallel, p.settings.pipeline_parallel) for p in served}
+    assert spread == {(2, 1), (1, 3)}  # 64 heads: over 3 cards by layers
     assert {2, 3} <= {len(p.devices) for p in more.plans if p.runtime == "llama.cpp"}
     turned = plan(70.0, fakes.machine(fakes.host(16 * fakes.GB), *reversed(odd)), context=2048, top=100)
     assert turned.dumps() == more.dumps()

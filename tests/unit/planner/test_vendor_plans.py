@@ -17,7 +17,7 @@ def taken(name: str) -> set[tuple[str, tuple[str, ...]]]:
     return {(t.placement, t.keys) for t in targets(load_machine(MACHINES / name).machine)}
 
 
-def test_makers_are_not_mixed() -> None:
+def test_cards_of_several_makers_are_taken_apart_and_together() -> None:
     assert taken("mixed-vendors") == {
         ("cpu", ("host",)),
         ("gpu", ("gpu0",)),
@@ -25,7 +25,12 @@ def test_makers_are_not_mixed() -> None:
         ("gpu", ("gpu1",)),
         ("gpu", ("gpu2",)),
         ("split", ("gpu2", "host")),
+        ("gpu", ("gpu0", "gpu2")),
+        ("split", ("gpu0", "gpu2", "host")),
     }
+    kinds = {t.keys: t.kind for t in targets(load_machine(MACHINES / "mixed-vendors").machine)}
+    assert kinds["gpu0", "gpu2"] == kinds["gpu0", "gpu2", "host"] == "mixed"
+    assert {kinds["gpu0",], kinds["gpu2",]} == {"nvidia", "intel"}
 
 
 def test_graphics_for_screens_are_not_taken() -> None:
