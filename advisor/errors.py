@@ -45,6 +45,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         EXIT_USAGE, "The quantizer or the model cannot take this combination of method, bits, group size and settings."
     ),
     "usage": Entry(EXIT_USAGE, "The command line does not say a whole command."),
+    "cannot-export": Entry(EXIT_USAGE, "The format cannot carry the plan; the message says what it lacks."),
     "contradictory-options": Entry(EXIT_USAGE, "Two options exclude each other."),
     "unknown-fact": Entry(EXIT_USAGE, "A rule asks for a fact that does not exist."),
     "bad-rules": Entry(EXIT_USAGE, "A rule file does not load; the message has file, line and key."),

@@ -353,6 +353,32 @@ def server_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     return {k: v for k, v in child.items() if not k.startswith(("PIP_", "UV_")) and not k.lower().endswith("_proxy")}
 
 
+def folder_variables(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that say where advisor's folders are, as far as they are set: a later run needs the same."""
+    env = os.environ if env is None else env
+    names = ("ADVISOR_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+    return {name: str(_expanded(env[name])) for name in names if env.get(name)}
+
+
+def user_config(env: Mapping[str, str] | None = None) -> Path:
+    """The folder of the user's configuration, of all programs.
+
+    Raises:
+        AdvisorError: ``no-home``.
+    """
+    env = os.environ if env is None else env
+    given, home = env.get("XDG_CONFIG_HOME"), _home(env)
+    if given and Path(given).is_absolute():
+        return Path(given)
+    if home is None:
+        raise AdvisorError(
+            "no-home",
+            "Neither HOME nor XDG_CONFIG_HOME is set, so there is no folder for a unit.",
+            hint="advisor paths",
+        )
+    return home / ".config"
+
+
 # Variables that say which devices a program may see, or what kind of system this is.
 PROBE_VARIABLES: Final = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"),

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from advisor.api.artifacts import quantize, verify
+    from advisor.api.attending import at_boot, attend, check_boot, install_at_boot
     from advisor.api.benching import bench, forget_measured
     from advisor.api.caching import cache_gc, cache_info
     from advisor.api.charting import memory_by_context
     from advisor.api.comparing import compare
     from advisor.api.environments import env_build, env_doctor, env_list, env_offers, env_providers, env_remove
     from advisor.api.explaining import explain
+    from advisor.api.exporting import export
     from advisor.api.health import doctor
     from advisor.api.listing import (
         config,
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
     from advisor.api.upping import up
 
 _WHERE: Final[dict[str, str]] = {
+    "at_boot": "attending",
+    "attend": "attending",
     "bench": "benching",
     "cache_gc": "caching",
     "cache_info": "caching",
+    "check_boot": "attending",
     "compare": "comparing",
     "config": "listing",
     "deployments": "serving",
@@ -50,11 +55,13 @@ _WHERE: Final[dict[str, str]] = {
     "env_remove": "environments",
     "estimate": "planning",
     "explain": "explaining",
+    "export": "exporting",
     "follow": "serving",
     "forget_measured": "benching",
     "goals": "listing",
     "hardware": "listing",
     "hardware_show": "listing",
+    "install_at_boot": "attending",
     "logs": "serving",
     "memory_by_context": "charting",
     "metrics": "scraping",
@@ -79,9 +86,12 @@ _WHERE: Final[dict[str, str]] = {
 }
 
 __all__ = [
+    "at_boot",
+    "attend",
     "bench",
     "cache_gc",
     "cache_info",
+    "check_boot",
     "compare",
     "config",
     "deployments",
@@ -96,11 +106,13 @@ __all__ = [
     "env_remove",
     "estimate",
     "explain",
+    "export",
     "follow",
     "forget_measured",
     "goals",
     "hardware",
     "hardware_show",
+    "install_at_boot",
     "logs",
     "memory_by_context",
     "metrics",

@@ -23,13 +23,15 @@ _KEEP: Final = 200
 
 
 class KeptPlan(Shape, frozen=True, kw_only=True):
-    """A plan with what it was an answer to. ``machine`` names the machine it was judged for (``this``: the own one)."""
+    """A plan with what it was an answer to. ``machine`` names the machine it was judged for (``this``: the own one),
+    ``vendors`` who made its devices, by device key."""
 
     version: int
     plan: Plan
     model_ref: str
     request: PlanRequest
     machine: str
+    vendors: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class KeptRecommendation(Shape, frozen=True, kw_only=True):

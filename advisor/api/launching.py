@@ -89,7 +89,6 @@ def launch(
     Raises:
         AdvisorError: as ``Deployments.launch``, with the runtime's own diagnosis of its log.
     """
-    from advisor.backends import selection
     from advisor.backends.registry import runtimes
     from advisor.deploy import ports
     from advisor.execute.steps import Outcome, Step
@@ -97,9 +96,6 @@ def launch(
     runtime = runtimes()[plan.runtime]
     at_host, _, explicit = endpoint
     key_file = None if ports.is_loopback(at_host) else str(deployments.key_file(name))
-    device = next((d.vendor for d in machine.devices if d.id in plan.devices), "cpu") if machine is not None else "cpu"
-    seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
-    only = _only(plan, machine, serving)
     serves = serving.provider if serving is not None and plan.runtime == "llama.cpp" else None
     daemon = daemons.address(settings) if plan.runtime == "ollama" else None
 
@@ -107,8 +103,9 @@ def launch(
         at = free_port(deployments, name, endpoint)
 
         def spec_at(p: int) -> LaunchSpec:
-            command = _command(plan, model, made, env, runtime, at_host, p, key_file, serving, device, daemon)
-            command = msgspec.structs.replace(command, argv=(*command.argv, *only), env={**command.env, **seen})
+            command = command_line(
+                plan, deployment_name(model), made, env, at_host, p, key_file, serving, machine, daemon
+            )
             spec = _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
             return msgspec.structs.replace(spec, provider=serves)
 
@@ -174,50 +171,63 @@ def launched_notes(deployments: Deployments, name: str, plan: Plan, machine: Mac
     return () if found is None else (f"{found.code}: {found.message} {found.remedy}",)
 
 
-def _command(
+def command_line(
     plan: Plan,
-    model: ModelFacts,
+    served_as: str,
     made: Made,
     env: Env,
-    runtime: Runtime,
     host: str,
     port: int,
     key_file: str | None,
     serving: Serving | None,
-    device: str,
-    daemon: str | None,
+    machine: Machine | None,
+    daemon: str | None = None,
 ) -> Command:
+    """The command that serves a plan on this machine, kept to the devices that the plan names.
+
+    Raises:
+        AdvisorError: as the runtime's ``serve``.
+    """
+    from advisor.backends import selection
     from advisor.backends.base import ServeRequest
     from advisor.backends.llama import commands
+    from advisor.backends.registry import runtimes
     from advisor.execute.proc import RUNNERS
 
+    runtime = runtimes()[plan.runtime]
     if serving is not None and serving.binary is not None and runtime.name == "llama.cpp":
-        return commands.serve(
+        command = commands.serve(
             plan.settings,
             serving.binary,
             model_path=str(made.artifact),
-            model_name=deployment_name(model),
+            model_name=served_as,
             host=host,
             port=port,
             api_key_file=key_file,
         )
-    return runtime.serve(
-        ServeRequest(
-            settings=plan.settings,
-            model_path=str(made.artifact),
-            model_name=deployment_name(model),
-            host=host,
-            port=port,
-            python=(serving.env if serving is not None and serving.env is not None else env).python,
-            runner=str(RUNNERS / runtime.runner) if runtime.runner is not None else "",
-            api_key_file=key_file,
-            method=plan.method,
-            format=plan.format,
-            device=device,
-            kv_cache_bytes=int(plan.memory.kv_cache.value),
-            recipe=made.recipe,
-            daemon=daemon,
+    else:
+        vendors = {d.id: d.vendor for d in machine.devices} if machine is not None else {}
+        command = runtime.serve(
+            ServeRequest(
+                settings=plan.settings,
+                model_path=str(made.artifact),
+                model_name=served_as,
+                host=host,
+                port=port,
+                python=(serving.env if serving is not None and serving.env is not None else env).python,
+                runner=str(RUNNERS / runtime.runner) if runtime.runner is not None else "",
+                api_key_file=key_file,
+                method=plan.method,
+                format=plan.format,
+                device=next((vendors[key] for key in plan.devices if key in vendors), "cpu"),
+                kv_cache_bytes=int(plan.memory.kv_cache.value),
+                recipe=made.recipe,
+                daemon=daemon,
+            )
         )
+    seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
+    return msgspec.structs.replace(
+        command, argv=(*command.argv, *_only(plan, machine, serving)), env={**command.env, **seen}
     )
 
 
@@ -253,6 +263,8 @@ def _spec(
         health_path=runtime.health_path,
         ready_timeout_s=_READY_TIMEOUT_S,
         api_key_file=key_file,
+        settings=plan.settings,
+        memory=plan.memory,
     )
 
 

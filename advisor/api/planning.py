@@ -215,6 +215,7 @@ def _recommend(
             model_ref=facts.ref,
             request=request,
             machine=machine.named or (keeping.OWN if here else "a recorded machine"),
+            vendors={d.id: d.vendor for d in machine.devices},
         )
         # Being offline now is no property of a plan for a model of the hub.
         for p in (as_planned if facts.kind == "hub" else result.plans)

@@ -111,6 +111,7 @@ def _suggested(s: Settings, suggester: Suggester, warnings: tuple[Warning_, ...]
             model_ref=model.ref,
             request=request,
             machine=suggester.machine.named or (keeping.OWN if suggester.here else "a recorded machine"),
+            vendors={d.id: d.vendor for d in suggester.machine.devices},
         )
         for model, plan in ranked
     )

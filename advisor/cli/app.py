@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "down": (_AT + "deployments", "down", "Stop deployments."),
     "metrics": (_AT + "metrics", "metrics", "Write the deployments' state, memory and speeds for Prometheus."),
     "restart": (_AT + "deployments", "restart", "Stop a deployment and start it again."),
+    "export": (_AT + "export", "export", "Write a plan as a systemd unit, a compose file, manifests ..."),
     "quantize": (_AT + "quantize", "quantize", "Make a quantized model."),
     "verify": (_AT + "verify", "verify", "Measure how far an artifact is from its original."),
     "explain": (_AT + "explain", "explain", "Say why: of a plan, a rule or an error code."),

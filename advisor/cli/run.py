@@ -34,12 +34,14 @@ class Work:
 
 
 class Run:
-    """The state of one command line. ``command`` is its words joined by hyphens once they are known."""
+    """The state of one command line. ``command`` is its words joined by hyphens once they are known; ``interrupted``:
+    a piece of work was asked to stop, whether or not it came to that."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.command = NO_COMMAND
         self.flags: frozenset[str] = frozenset()
+        self.interrupted = False
 
     def begin(self, command: str, flags: frozenset[str]) -> None:
         """Take over the command's name and the common options that were given.
@@ -85,6 +87,7 @@ class Run:
             with cancelling(work.cancel, self.sink.note):
                 yield work
         finally:
+            self.interrupted = self.interrupted or work.cancel.is_set
             shown.close()
 
     def confirm(self, question: str) -> None:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from advisor.errors import AdvisorError
 from advisor.facts.base import Shape
+from advisor.facts.plan import Memory, Settings
 from advisor.facts.text import clean
 from advisor.facts.words import RuntimeName
 
@@ -34,7 +35,8 @@ class LaunchSpec(Shape, frozen=True, kw_only=True):
     A secret is in neither: ``api_key_file`` names the 0600 file that holds the key. ``port_explicit`` says that the
     user named the port, so that no other may be taken. Before it was ready once, a server that ends is not started
     again; afterwards up to ``max_restarts`` times within ``restart_window_s``, after ``backoff_s``, doubled each time
-    up to ``backoff_max_s``. ``provider``: which llama.cpp it is. Logs take at most ``(log_keep + 1) * log_max_bytes``.
+    up to ``backoff_max_s``. ``provider``: which llama.cpp it is; ``settings`` and ``memory``: the plan's, as measuring
+    and the engine corrected them before the launch. Logs take at most ``(log_keep + 1) * log_max_bytes``.
     """
 
     name: str
@@ -61,6 +63,8 @@ class LaunchSpec(Shape, frozen=True, kw_only=True):
     poll_s: float = 0.25
     health_timeout_s: float = 2.0
     provider: str | None = None
+    settings: Settings | None = None
+    memory: Memory | None = None
 
 
 class RunFile(Shape, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import msgspec
 from advisor.facts.base import Shape
 from advisor.facts.bench import Bench, MeasuredEngine
 from advisor.facts.comparison import Row
+from advisor.facts.exports import ExportedFile
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Goal, Plan, Rejected, Relaxation, Stage
@@ -91,6 +92,21 @@ class ExplainData(Shape, frozen=True, kw_only=True):
     """``advisor explain``."""
 
     explanation: Explanation
+
+
+class ExportData(Shape, frozen=True, kw_only=True):
+    """``advisor export``. ``text`` is the first file's; ``written``: paths of the files, with ``--out``; ``steps`` put
+    them to use."""
+
+    text: str
+    format: str
+    name: str
+    plan_id: str
+    files: tuple[ExportedFile, ...]
+    steps: tuple[str, ...]
+    notes: tuple[str, ...]
+    image: str | None = None
+    written: tuple[str, ...] = ()
 
 
 class QuantizeData(Shape, frozen=True, kw_only=True):
@@ -257,6 +273,7 @@ DATA: Final[dict[str, type[Shape]]] = {
     "compare": CompareData,
     "bench": BenchData,
     "explain": ExplainData,
+    "export": ExportData,
     "quantize": QuantizeData,
     "verify": VerifyData,
     "up": UpData,

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from advisor.facts.exports import Export, ExportedFile
 from advisor.facts.reports import (
     CachePart,
     CacheReport,
@@ -21,6 +22,19 @@ from advisor.facts.reports import (
     RuleInfo,
 )
 from tests.support.samples import GIB, SOURCE
+
+
+def sample_export(**changes: Any) -> Export:
+    whole = Export(
+        format="script",
+        name="smollm2",
+        plan_id="p-3f2a9c",
+        text="#!/bin/sh\nexec serve\n",
+        files=(ExportedFile(name="advisor-smollm2.sh", text="#!/bin/sh\nexec serve\n", executable=True),),
+        steps=("sh advisor-smollm2.sh",),
+        notes=("Clients need the key.",),
+    )
+    return msgspec.structs.replace(whole, **changes)
 
 
 def sample_explanation(**changes: Any) -> Explanation:

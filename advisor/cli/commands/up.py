@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from .. import staying
 from ..command import command
 from ..options import option, planning_options
 from ..params import TEXT
-from ..recovery import recovering
 from ..run import Run
 
 
@@ -35,6 +35,15 @@ from ..run import Run
     type=click.Choice(("path", "build", "wheel"), case_sensitive=False),
     help="The llama.cpp that serves: found on PATH, compiled here, or the prebuilt wheel; the best one otherwise.",
 )
+@option("--foreground", is_flag=True, help="Stay, show the server's log, and stop it at the end: for containers.")
+@option(
+    "--restart",
+    type=click.Choice(("no", "always"), case_sensitive=False),
+    is_flag=False,
+    flag_value="always",
+    default="no",
+    help="After a reboot: `always` makes a unit of the user's systemd; with --yes it is put in its place.",
+)
 @option("--dry-run", is_flag=True, help="Show the plan and its commands; change nothing.")
 @option(
     "--text",
@@ -42,7 +51,7 @@ from ..run import Run
     help="Verify the quantized model on this text: a file, wikitext-2, hf:datasets/OWNER/NAME/FILE.",
 )
 @planning_options
-def up(run: Run, model: str | None, recover: str | None, **options: Any) -> None:
+def up(run: Run, model: str | None, recover: str | None, foreground: bool, restart: str, **options: Any) -> None:
     """Carry out the best plan for MODEL, or the kept plan PLAN_ID, and serve the model.
 
     MODEL is a folder, a .gguf file or pypi:PACKAGE; without one a small real model is taken.
@@ -53,10 +62,13 @@ def up(run: Run, model: str | None, recover: str | None, **options: Any) -> None
 
     from ..views import up as view
 
-    done = recovering(run, model, recover, options)
+    staying.check(foreground, restart, dry_run=options["dry_run"])
+    done = staying.attempt(run, model, recover, options, foreground=foreground)
     run.sink.result(
         run.command,
         UpData(**{name: getattr(done, name) for name in UpData.__struct_fields__}),
         human=lambda page: view.up(page, done, verbose=run.verbose),
         quiet=view.bare(done),
     )
+    if done.deployment is not None:
+        staying.stay(run, done.deployment.name, foreground=foreground, restart=restart)

@@ -46,6 +46,7 @@ def answers() -> Answers:
         "restart": lambda name, **_: deployment,
         "logs": lambda name, **_: ("one", "two"),
         "follow": lambda name, **_: iter(("one", "two")),
+        "export": lambda format, what, **_: sample_lists.sample_export(format=format),
         "explain": lambda what=None, **_: sample_lists.sample_explanation(),
         "rules_list": lambda **_: (sample_lists.sample_rule(),),
         "rules_show": lambda rule_id, **_: sample_lists.sample_rule(id=rule_id),

@@ -40,6 +40,7 @@ LINES: dict[str, tuple[int, str]] = {
     "down --all": (0, "down"),
     "restart smollm2": (0, "restart"),
     "logs smollm2": (0, "logs"),
+    "export script smollm2": (0, "export"),
     "explain": (0, "explain"),
     "explain GUIDE-060": (0, "explain"),
     "rules list": (0, "rules-list"),
