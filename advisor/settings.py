@@ -367,16 +367,16 @@ def user_config(env: Mapping[str, str] | None = None) -> Path:
         AdvisorError: ``no-home``.
     """
     env = os.environ if env is None else env
-    given, home = env.get("XDG_CONFIG_HOME"), _home(env)
+    given, at_home = env.get("XDG_CONFIG_HOME"), home(env)
     if given and Path(given).is_absolute():
         return Path(given)
-    if home is None:
+    if at_home is None:
         raise AdvisorError(
             "no-home",
             "Neither HOME nor XDG_CONFIG_HOME is set, so there is no folder for a unit.",
             hint="advisor paths",
         )
-    return home / ".config"
+    return at_home / ".config"
 
 
 # Variables that say which devices a program may see, or what kind of system this is.
