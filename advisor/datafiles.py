@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from advisor.errors import AdvisorError, did_you_mean
+from advisor.facts.text import clean
 
 _HERE = Path(__file__).resolve().parent
+# How the decoder names a key: one that there is not, or the path of a value.
+_UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
+_AT: Final = re.compile(r"at `(?:key in )?\$\.?([^`\[.]*)")
+_MOST_LINES: Final = 10_000
 
 
 @cache
@@ -62,3 +71,31 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+
+
+def bad_profile(path: Path, error: BaseException | str, known: Sequence[str] = ()) -> AdvisorError:
+    """``bad-profile`` with the file, the line of what is wrong, and near misses of a key that there is not.
+
+    Args:
+        path: the file.
+        error: what its reader said.
+        known: the keys that there are.
+    """
+    text = clean(str(error), 300).rstrip(".")
+    mark = getattr(error, "problem_mark", None)
+    unknown, at = _UNKNOWN.search(text), _AT.search(text)
+    key = unknown[1] if unknown else at[1] if at else ""
+    line = mark.line + 1 if mark is not None else _line_of(path, key)
+    near = did_you_mean(key, list(known)) if unknown else ""
+    return AdvisorError("bad-profile", f"{clean(str(path), 400)}:{line}: {text}.{near}", hint="advisor paths")
+
+
+def _line_of(path: Path, key: str) -> int:
+    """The first line that begins with ``key``, counted from 1; the first line of the file where there is none."""
+    if key:
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:_MOST_LINES]
+        except OSError:
+            return 1
+        return next((n for n, text in enumerate(lines, 1) if text.lstrip().startswith(f"{key}:")), 1)
+    return 1

@@ -162,10 +162,11 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...], n: int = 3) -> s
     """Return `` Did you mean "x" or "y"?`` for near misses of ``word``, or an empty string."""
     import difflib
 
-    near = difflib.get_close_matches(word.lower(), [k.lower() for k in known], n=n, cutoff=0.6)
+    spelled = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(word.lower(), list(spelled), n=n, cutoff=0.6)
     if not near:
         return ""
-    return " Did you mean " + " or ".join(f'"{k}"' for k in near) + "?"
+    return " Did you mean " + " or ".join(f'"{spelled[k]}"' for k in near) + "?"
 
 
 def word_not_found(

@@ -27,21 +27,39 @@ def explain(what: str | None = None, *, settings: Settings | None = None) -> Exp
     if keeping.PLAN_ID.match(what):
         return _plan(s, what)
     if what in CATALOGUE:
-        entry = CATALOGUE[what]
-        return Explanation(kind="error", id=what, title=f"exit code {entry.exit_code}", text=entry.explanation)
+        from advisor.api.error_help import explain_error
+
+        return explain_error(what)
     from advisor.planner.explain import explain_rule
 
     pack = rule_pack(s)
     rule = pack.get(what) or pack.get(what.upper())
     if rule is not None:
-        return explain_rule(rule)
+        return _with_effect(s, explain_rule(rule))
     disabled = _disabled(pack, what.upper())
     if disabled is not None:
         return disabled
-    near = did_you_mean(what, [*(r.id for r in pack.rules), *CATALOGUE])
+    near = did_you_mean(what, [*(r.id for r in pack.rules), *pack.disabled, *CATALOGUE, "last"])
     raise AdvisorError(
         "rule-not-found", f"{what!r} is neither a kept plan, a rule nor an error code.{near}", hint="advisor rules list"
     )
+
+
+def _with_effect(settings: Settings, told: Explanation) -> Explanation:
+    """The rule, and what it did in the last recommendation."""
+    import msgspec
+
+    from advisor.facts.reports import ExplanationPart
+    from advisor.planner.explain import rule_effect
+
+    try:
+        latest = keeping.last(settings)
+    except AdvisorError:
+        return told
+    what = f"{latest.model_ref} for {latest.request.goal}" if latest.request is not None else latest.model_ref
+    said = rule_effect(told.id, tuple(k.plan for k in latest.plans), latest.rejected)
+    part = ExplanationPart(title=f"In the last recommendation ({what})", sentences=said)
+    return msgspec.structs.replace(told, details=(*told.details, *said), parts=(*told.parts, part))
 
 
 def _disabled(pack: RulePack, rule_id: str) -> Explanation | None:
@@ -100,17 +118,26 @@ def _among(settings: Settings, kept: keeping.KeptPlan, latest: keeping.KeptRecom
 
 
 def _last(settings: Settings) -> Explanation:
-    import msgspec
-
-    from advisor.planner.explain import rejected_texts
+    """The whole story of the last recommendation; of one that an older version kept, what it kept."""
+    from advisor.facts.plan import PlanRequest
+    from advisor.planner.story import Answer, story
 
     latest = keeping.last(settings)
-    if not latest.plans:
-        return Explanation(
-            kind="recommendation",
-            id="last",
-            title=latest.model_ref,
-            text=f"No plan for {latest.model_ref} fits the machine.",
-            details=tuple(rejected_texts(latest.rejected)),
+    first = latest.plans[0] if latest.plans else None
+    return story(
+        Answer(
+            plans=tuple(k.plan for k in latest.plans),
+            rejected=latest.rejected,
+            relaxations=latest.relaxations,
+            request=latest.request or (first.request if first is not None else PlanRequest()),
+            model_ref=latest.model_ref,
+            machine_name=latest.machine_name or (first.machine if first is not None else None),
+            machine=latest.machine,
+            model=latest.model,
+            goal=latest.goal,
+            considered=latest.considered,
+            possible=latest.possible,
+            warnings=latest.warnings,
+            overlay_rules=latest.overlay_rules,
         )
-    return msgspec.structs.replace(_among(settings, latest.plans[0], latest), kind="recommendation")
+    )

@@ -9,10 +9,13 @@ from typing import Final
 
 import msgspec
 
-from advisor.errors import AdvisorError
+from advisor.errors import AdvisorError, did_you_mean
 from advisor.execute.disk import make_folders, write_atomic
 from advisor.facts.base import Shape, loads
-from advisor.facts.plan import Plan, PlanRequest, Rejected
+from advisor.facts.machine import Machine
+from advisor.facts.model import ModelFacts
+from advisor.facts.plan import Goal, Plan, PlanRequest, Rejected, Relaxation, Warning_
+from advisor.facts.reports import RecommendReport
 from advisor.settings import Settings
 
 PLAN_ID: Final = re.compile(r"^p-[0-9a-f]{6,16}$")
@@ -38,26 +41,75 @@ class KeptRecommendation(Shape, frozen=True, kw_only=True):
     """The last recommendation, for ``explain``: what its plans were an answer to, and what was dropped.
 
     One plan may have been recommended for several goals and machines; rank, score and numbers are those of this time.
+    The fields with a default are new in version 3; an older file lacks them.
     """
 
     version: int
     model_ref: str
     plans: tuple[KeptPlan, ...]
     rejected: tuple[Rejected, ...]
+    request: PlanRequest | None = None
+    machine_name: str | None = None
+    machine: Machine | None = None
+    model: ModelFacts | None = None
+    goal: Goal | None = None
+    considered: int = 0
+    possible: int = 0
+    relaxations: tuple[Relaxation, ...] = ()
+    warnings: tuple[Warning_, ...] = ()
+    overlay_rules: tuple[str, ...] = ()
 
     def of(self, plan_id: str) -> KeptPlan | None:
         """The plan of that id, if it is among them."""
         return next((k for k in self.plans if k.plan.id == plan_id), None)
 
 
-def keep(settings: Settings, plans: tuple[KeptPlan, ...], rejected: tuple[Rejected, ...], model_ref: str) -> str | None:
-    """Keep ``plans`` and that they were the last answer; return why that failed, or ``None``. A plan that cannot be
-    kept is still a plan."""
-    return _kept(settings, plans, KeptRecommendation(version=2, model_ref=model_ref, plans=plans, rejected=rejected))
+def keep_report(
+    settings: Settings, report: RecommendReport, request: PlanRequest, plans: tuple[Plan, ...], *, here: bool
+) -> str | None:
+    """Keep ``plans``, those of the relaxations, and that ``report`` was the last answer; return why that failed, or
+    ``None``. A plan that cannot be kept is still a plan.
+
+    Args:
+        plans: those of the report as they are to be kept.
+        here: the report is about this machine.
+    """
+    model, machine = report.model, report.machine.named or (OWN if here else "a recorded machine")
+    vendors: dict[str, str] = {d.id: d.vendor for d in report.machine.devices}
+
+    def kept(plan: Plan, ref: str, where: str) -> KeptPlan:
+        return KeptPlan(version=1, plan=plan, model_ref=ref, request=request, machine=where, vendors=vendors)
+
+    ranked = tuple(kept(p, model.ref, machine) for p in plans)
+    moved = tuple(
+        kept(
+            r.plan,
+            r.plan.model if r.gives_up == "model" else model.ref,
+            f"{'this machine' if machine == OWN else machine} with {r.change}" if r.gives_up == "hardware" else machine,
+        )
+        for r in report.relaxations
+    )
+    last = KeptRecommendation(
+        version=3,
+        model_ref=model.ref,
+        plans=ranked,
+        rejected=report.rejected,
+        request=request,
+        machine_name=machine,
+        machine=report.machine,
+        model=model,
+        goal=report.goal,
+        considered=report.candidates_considered,
+        possible=report.candidates_possible,
+        relaxations=report.relaxations,
+        warnings=report.warnings,
+        overlay_rules=report.overlay_rules,
+    )
+    return _kept(settings, (*ranked, *moved), last)
 
 
 def keep_plans(settings: Settings, plans: tuple[KeptPlan, ...]) -> str | None:
-    """Keep plans of several models, which are no recommendation for one of them; else as ``keep``."""
+    """Keep plans of several models, which are no recommendation for one of them; else as ``keep_report``."""
     return _kept(settings, plans, None)
 
 
@@ -105,9 +157,10 @@ def find(settings: Settings, plan_id: str) -> KeptPlan:
     """
     path = settings.paths.plans / f"{plan_id}.json"
     if not PLAN_ID.match(plan_id) or not path.is_file():
+        known = sorted(p.stem for p in settings.paths.plans.glob("p-*.json"))
         raise AdvisorError(
             "plan-not-found",
-            f"There is no kept plan {plan_id!r}.",
+            f"There is no kept plan {plan_id!r}.{did_you_mean(plan_id, known)}",
             hint="advisor recommend",
         )
     try:

@@ -136,7 +136,7 @@ def models(
     overlay = datafiles.overlay_dir(s.paths.config, "profiles/models")
     found = {
         ref: entry
-        for ref, entry in bundled.listed(overlay).items()
+        for ref, entry in bundled.listed(overlay, strict=True).items()
         if _has(words, f"{ref} {entry.name or ''} {entry.architecture} {entry.license or ''}")
     }
     runs: dict[str, Runs] = {}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
+from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import PlanRequest
 from advisor.facts.plan import Settings as RunSettings
 from advisor.facts.recipe import RecipeOptions
 from advisor.facts.words import is_hub_text
+
+if TYPE_CHECKING:
+    from advisor.planner.again import Named
 
 
 class MachineOptions(TypedDict, total=False):
@@ -124,6 +128,23 @@ def request_of(options: PlanOptions | MakingOptions, *, top: int) -> PlanRequest
         else:  # a plan is kept, and may be carried out from another folder
             wanted[name] = str(Path(str(value)).resolve())
     return PlanRequest(top=top, recipe=recipe, **wanted)  # type: ignore[arg-type] # the keys are the request's own
+
+
+def named_words(
+    facts: ModelFacts, machine: Machine | Path | None, model_facts: Path | None, options: MachineOptions
+) -> Named:
+    """How model and machine were named, for commands that ask again. A machine that was handed over as an object has
+    no name; it is taken to be the own one."""
+    from advisor.planner.again import Named
+
+    return Named(
+        model=("--model-facts", str(model_facts)) if model_facts is not None else (facts.ref,),
+        hardware=several(options.get("hardware", ())),
+        memory=options.get("memory"),
+        vram=options.get("vram"),
+        bandwidth=options.get("bandwidth"),
+        recorded=str(machine) if isinstance(machine, Path) else None,
+    )
 
 
 def named_settings(

@@ -25,13 +25,14 @@ from advisor.api.options import (
     checked,
     machine_options,
     named_settings,
+    named_words,
     request_of,
     several,
 )
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
-from advisor.facts.plan import Estimate, Plan, PlanRequest, Warning_
+from advisor.facts.plan import Estimate, Plan, PlanRequest, Relaxation, Warning_
 from advisor.facts.recipe import RecipeOptions
 from advisor.facts.reports import ProbeReport, RecommendReport
 from advisor.facts.text import clean, shell_word
@@ -39,6 +40,7 @@ from advisor.planner.devices import whole
 from advisor.settings import probe_variables
 
 if TYPE_CHECKING:
+    from advisor.planner.again import Named
     from advisor.settings import Settings
 
 
@@ -162,7 +164,8 @@ def recommend(
     target, warnings, here = target_machine(s, machine=machine, options=machine_options(options))
     facts = model_from_file(model_facts) if model_facts is not None else resolve_model(model or DEFAULT_MODEL, s)
     request = msgspec.structs.replace(request_of(options, top=top), pareto=pareto)
-    return _recommend(s, facts, target, warnings, request, here=here, measured=measured)
+    named = named_words(facts, machine, model_facts, machine_options(options))
+    return _recommend(s, facts, target, warnings, request, here=here, measured=measured, named=named)
 
 
 def _recommend(
@@ -174,17 +177,22 @@ def _recommend(
     *,
     here: bool,
     measured: bool,
+    named: Named,
 ) -> RecommendReport:
-    from advisor.api import asking, ready_made
+    from advisor.api import asking, own_files, ready_made
     from advisor.backends.registry import quantizers, runtimes
     from advisor.model.tensors import tensors
     from advisor.planner import goals
     from advisor.planner.recommend import recommend as plan
+    from advisor.planner.request import check
+    from advisor.planner.tradeoff import compared
 
+    pack = rule_pack(settings)
+    able = {name: q.capabilities() for name, q in quantizers().items()}
+    check(request, pack, able, model=facts.ref)  # what no machine can run, before what this recipe lacks
     _check_recipe(facts, request)
     known, more = learning.learned(settings, machine, here=here) if measured else (None, ())
     warnings += more
-    pack = rule_pack(settings)
     wanted = goals.get(
         request.goal,
         overlay=datafiles.overlay_dir(settings.paths.config, "profiles/goals"),
@@ -198,43 +206,47 @@ def _recommend(
         request,
         pack,
         runtimes={name: r.capabilities() for name, r in runtimes().items()},
-        quantizers={name: q.capabilities() for name, q in quantizers().items()},
+        quantizers=able,
         executable_here=here,
         learned=known,
+        named=named,
         engine=asking.oracle(settings),
         cost_fn=qualities.cost_function(settings, facts) if measured else None,
     )
     offered = ready_made.offered(result.plans, facts, request, settings)
+    if offered != result.plans:
+        offered = compared(offered)
     result = msgspec.structs.replace(result, plans=tuple(with_given(p, machine) for p in offered))
     as_planned = result.plans
     result = msgspec.structs.replace(result, plans=tuple(with_weights(p, facts, settings) for p in result.plans))
-    kept = tuple(
-        keeping.KeptPlan(
-            version=1,
-            plan=p,
-            model_ref=facts.ref,
-            request=request,
-            machine=machine.named or (keeping.OWN if here else "a recorded machine"),
-            vendors={d.id: d.vendor for d in machine.devices},
-        )
-        # Being offline now is no property of a plan for a model of the hub.
-        for p in (as_planned if facts.kind == "hub" else result.plans)
-    )
-    problem = keeping.keep(settings, kept, result.rejected, facts.ref)
-    extra = (Warning_(code="plans-not-kept", message=problem),) if problem else ()
-    return RecommendReport(
+    result = msgspec.structs.replace(result, relaxations=tuple(_moved(r, facts, settings) for r in result.relaxations))
+    report = RecommendReport(
         plans=result.plans,
         rejected=result.rejected,
         relaxations=result.relaxations,
         machine=machine,
         model=facts,
         goal=wanted,
-        warnings=tuple(dict.fromkeys(warnings + result.warnings + extra)),
+        warnings=tuple(dict.fromkeys((*warnings, *result.warnings, *own_files.problems(settings)))),
         candidates_considered=result.candidates_considered,
+        candidates_possible=result.candidates_possible,
         rules_hash=result.rules_hash,
         overlay_rules=result.overlay_rules,
         stages=result.stages,
     )
+    # Being offline now is no property of a plan for a model of the hub.
+    problem = keeping.keep_report(
+        settings, report, request, as_planned if facts.kind == "hub" else result.plans, here=here
+    )
+    extra = (Warning_(code="plans-not-kept", message=problem),) if problem else ()
+    return msgspec.structs.replace(report, warnings=report.warnings + extra)
+
+
+def _moved(r: Relaxation, facts: ModelFacts, settings: Settings) -> Relaxation:
+    """The relaxation, whose plan needs the weights of its model first where they are not here."""
+    if r.gives_up == "model" and facts.kind != "size":
+        facts = msgspec.structs.replace(facts, name=r.plan.model, kind="hub", path=None)
+    return msgspec.structs.replace(r, plan=with_weights(r.plan, facts, settings))
 
 
 def _check_recipe(model: ModelFacts, request: PlanRequest) -> None:
@@ -352,7 +364,7 @@ def estimate(
     check_words(PlanRequest(method=method, format=format, runtime=runtime))
     facts = resolve_model(model, s)
     format, runtime = _usual(facts, method, format, runtime)
-    check_choice(method, format, runtime, pack)
+    check_choice(method, format, runtime, pack, model=facts.ref)
     wanted, told = checked_settings(
         named_settings(
             facts,

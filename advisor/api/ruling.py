@@ -131,13 +131,17 @@ def coverage_of(pack: RulePack, settings: Settings) -> Coverage:
 
 
 def own_rules(*, settings: Settings | None = None) -> tuple[Warning_, ...]:
-    """What the user's own rule files do, and what is wrong with them, for answers that they take part in."""
+    """What the user's own rule files do, and what is wrong with them and with own profiles, for answers that they take
+    part in."""
+    from advisor.api import own_files
     from advisor.guide.overlays import told
 
-    pack = rule_pack(load_settings(settings))
+    s = load_settings(settings)
+    pack = rule_pack(s)
     return (
         *(Warning_(code="own-rules", message=text) for text in told(pack)),
         *(Warning_(code="bad-rules", message=str(p)) for p in pack.problems),
+        *own_files.problems(s),
     )
 
 

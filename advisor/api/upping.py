@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import asking, hubbing, keeping, learning, planning, providing, receipts, sharing, trying
+from advisor.api import asking, hubbing, keeping, learning, planning, providing, receipts, ruling, sharing, trying
 from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model, this_machine
 from advisor.api.launching import (
     Endpoint,
@@ -25,7 +25,8 @@ from advisor.api.options import PlanOptions, checked, machine_options, request_o
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
 from advisor.facts.model import ModelFacts
-from advisor.facts.plan import Plan, Rejected
+from advisor.facts.plan import Plan
+from advisor.facts.reports import RecommendReport
 from advisor.facts.results import Deployment, Receipt, UpResult, Verification
 from advisor.facts.text import shell_word
 
@@ -106,9 +107,11 @@ def up(
     chosen = steps.do(Step("decide", choose))
     if dry_run:
         asking.own_fit_step(s, steps, chosen.plan, chosen.model)
-        return UpResult(deployment=None, plan=chosen.plan, steps=tuple(steps.records), receipt=None)
-    measured_on = hubbing.text(text, s, steps)
-    return _carry_out(s, steps, chosen, name=name, host=host, port=port, text=measured_on, provider=provider)
+        done = UpResult(deployment=None, plan=chosen.plan, steps=tuple(steps.records), receipt=None)
+    else:
+        measured_on = hubbing.text(text, s, steps)
+        done = _carry_out(s, steps, chosen, name=name, host=host, port=port, text=measured_on, provider=provider)
+    return msgspec.structs.replace(done, warnings=ruling.own_rules(settings=s))
 
 
 def _choose(
@@ -146,7 +149,7 @@ def _choose(
         _refuse_without_weights(report.model, report.plans, ref, settings)
     ready = [p for p in report.plans if dry_run or (p.status == "ready" and p.executable_here)]
     if not ready:
-        raise _no_plan(ref, report.plans, report.rejected)
+        raise _no_plan(ref, report)
     ready = providing.servable(settings, ready, report.machine, provider)
     # What was measured at a launch may change the order: what the same wish has launched already stays the answer.
     ready.sort(key=lambda p: serving.get(p.id) != request_of(options, top=50))
@@ -213,9 +216,9 @@ def _ref_of(plan: Plan, settings: Settings) -> str:
         return plan.model
 
 
-def _no_plan(ref: str, plans: tuple[Plan, ...], rejected: tuple[Rejected, ...]) -> AdvisorError:
-    if plans:
-        best = plans[0]
+def _no_plan(ref: str, report: RecommendReport) -> AdvisorError:
+    if report.plans:
+        best = report.plans[0]
         return AdvisorError(
             "not-available",
             f"The best plan for {ref} here is {best.format} in {best.runtime}, which this version cannot carry out.",
@@ -223,11 +226,17 @@ def _no_plan(ref: str, plans: tuple[Plan, ...], rejected: tuple[Rejected, ...]) 
             hint=f"advisor recommend {shell_word(ref)}",
             data={"plan": best.id, "needs": list(best.needs)},
         )
+    from advisor.planner.story import closest_text, relaxation_text
+
+    near = [closest_text(r) for r in report.rejected if r.misses][:3]
+    why = near or list(dict.fromkeys(r.because for r in report.rejected))[:5]
+    moves = report.relaxations[:3]
     return AdvisorError(
         "nothing-fits",
         f"No plan for {ref} fits this machine.",
-        context=list(dict.fromkeys(r.because for r in rejected))[:5],
-        hint=f"advisor recommend {shell_word(ref)}",
+        context=[*why, *(f"with {relaxation_text(r)}" for r in moves)],
+        hint=next((r.command for r in moves if r.command is not None), f"advisor recommend {shell_word(ref)}"),
+        data={"relaxations": [{"change": r.change, "plan": r.plan.id, "command": r.command} for r in moves]},
     )
 
 

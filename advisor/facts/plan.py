@@ -129,6 +129,7 @@ class Plan(Shape, frozen=True, kw_only=True):
     with its commit. ``making_memory``: bytes of host memory that making a checkpoint takes at its peak.
     ``tensor_types``: of a GGUF file, types of named tensors beside those that ``format`` gives, as ``llama-quantize
     --tensor-type`` takes them (``ffn_down=q6_k``).
+    ``against_next``: what the plan gains and costs against the next best one, in figures.
     """
 
     id: str
@@ -159,6 +160,7 @@ class Plan(Shape, frozen=True, kw_only=True):
     terms: dict[str, float] = {}
     artifact: str | None = None
     making_memory: Quantity | None = None
+    against_next: str = ""
     tensor_types: tuple[str, ...] = ()
 
     @property
@@ -168,7 +170,11 @@ class Plan(Shape, frozen=True, kw_only=True):
 
 
 class Rejected(Shape, frozen=True, kw_only=True):
-    """A candidate that was dropped: by which rule, why, by how many bytes it is short, and what to take instead."""
+    """A candidate that was dropped: by which rule, why, by how many bytes it is short, and what to take instead.
+
+    ``misses``: each limit that it misses, with the figures, where nothing but limits stood against it; ``devices``:
+    where it would have run. ``instead`` names only what is legal here.
+    """
 
     method: MethodName
     format: str
@@ -177,13 +183,25 @@ class Rejected(Shape, frozen=True, kw_only=True):
     because: str
     short_by: int | None
     instead: tuple[str, ...]
+    misses: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+
+
+# What a relaxation gives up, the least first.
+GivesUp = Literal["nothing", "choice", "limit", "capacity", "hardware", "much-capacity", "model"]
 
 
 class Relaxation(Shape, frozen=True, kw_only=True):
-    """One thing moved so that a plan exists, and that plan, found by really planning again."""
+    """One thing moved so that a plan exists, and that plan, found by really planning again.
+
+    ``gives_up``: what kind of thing is given up; ``command`` asks again with the change, ``None`` where no command line
+    says it.
+    """
 
     change: str
     plan: Plan
+    gives_up: GivesUp = "choice"
+    command: str | None = None
 
 
 class Goal(Shape, frozen=True, kw_only=True):
@@ -258,7 +276,8 @@ class Stage(Shape, frozen=True, kw_only=True):
 
 
 class Recommendation(Shape, frozen=True, kw_only=True):
-    """``plans`` is empty where nothing fits; then ``relaxations`` says what would have to give."""
+    """``plans`` is empty where nothing fits; then ``relaxations`` says what would have to give. ``candidates_possible``
+    of ``candidates_considered`` can run."""
 
     plans: tuple[Plan, ...]
     rejected: tuple[Rejected, ...]
@@ -268,6 +287,7 @@ class Recommendation(Shape, frozen=True, kw_only=True):
     rules_hash: str
     overlay_rules: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
+    candidates_possible: int = 0
 
 
 class EngineFit(Shape, frozen=True, kw_only=True):

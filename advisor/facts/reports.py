@@ -34,13 +34,22 @@ class RecommendReport(Shape, frozen=True, kw_only=True):
     rules_hash: str = ""
     overlay_rules: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
+    candidates_possible: int = 0
 
 
 ExplanationKind = Literal["plan", "rule", "error", "recommendation"]
 
 
+class ExplanationPart(Shape, frozen=True, kw_only=True):
+    """One part of an explanation: a heading and whole sentences."""
+
+    title: str
+    sentences: tuple[str, ...]
+
+
 class Explanation(Shape, frozen=True, kw_only=True):
-    """Why: of a kept plan, a rule, an error code or the last recommendation. ``details`` are whole sentences."""
+    """Why: of a kept plan, a rule, an error code or the last recommendation. ``details`` are whole sentences; ``parts``
+    are the same, and what they leave out, under headings."""
 
     kind: ExplanationKind
     id: str
@@ -48,6 +57,7 @@ class Explanation(Shape, frozen=True, kw_only=True):
     text: str
     details: tuple[str, ...] = ()
     sources: tuple[SourceRef, ...] = ()
+    parts: tuple[ExplanationPart, ...] = ()
 
 
 class RuleEffect(Shape, frozen=True, kw_only=True):

@@ -176,13 +176,15 @@ class Receipt(Shape, frozen=True, kw_only=True):
 
 
 class UpResult(Shape, frozen=True, kw_only=True):
-    """All of ``advisor up``; ``deployment`` and ``receipt`` are ``None`` for a dry run."""
+    """All of ``advisor up``; ``deployment`` and ``receipt`` are ``None`` for a dry run. ``warnings``: the user's own
+    rules that took part, and what is wrong with them."""
 
     deployment: Deployment | None
     plan: Plan
     steps: tuple[StepRecord, ...]
     receipt: Receipt | None
     verification: Verification | None = None
+    warnings: tuple[Warning_, ...] = ()
 
 
 class ErrorBody(Shape, frozen=True, kw_only=True):

@@ -63,6 +63,7 @@ class RecommendData(Shape, frozen=True, kw_only=True):
     candidates_considered: int
     rules_hash: str
     overlay_rules: tuple[str, ...]
+    candidates_possible: int = 0
     size_classes: tuple[SizeClass, ...] = ()
     models: tuple[SuggestedModel, ...] = ()
     stages: tuple[Stage, ...] = ()

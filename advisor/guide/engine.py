@@ -90,7 +90,7 @@ def verdict(ready: Ready, facts: Facts) -> bool | None:
 
 
 def excluded_by(rules: Iterable[Ready], facts: Facts) -> Ready | None:
-    """The first rule, by id, that excludes for certain or by assumption; a quick test without any explanation."""
+    """The first of ``rules`` that excludes for certain or by assumption; a quick test without any explanation."""
     for ready in rules:
         said = verdict(ready, facts)
         if said or (said is None and ready.rule.on_unknown == "assume-true"):

@@ -136,10 +136,16 @@ class _Overlay(NamedTuple):
     unclear: dict[str, tuple[str, ...]]
 
 
-def _overlay(overlay: Path | None) -> _Overlay:
+def _overlay(overlay: Path | None, *, strict: bool = False) -> _Overlay:
+    """The user's own profiles. Those that do not load are left out, unless ``strict``: answers tell of them."""
     own = _Overlay({}, {})
     for path in datafiles.data_files(overlay) if overlay else ():
-        profile = load(path)
+        try:
+            profile = load(path)
+        except AdvisorError:
+            if strict:
+                raise
+            continue
         for word, hub_id in names_of(profile).items():
             own.found[word] = Found(profile, hub_id)
         own.unclear.update(unclear_of(profile))
@@ -153,14 +159,14 @@ def names(overlay: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(own | bundled, key=str.lower))
 
 
-def listed(overlay: Path | None = None) -> dict[str, Listed]:
+def listed(overlay: Path | None = None, *, strict: bool = False) -> dict[str, Listed]:
     """All models, variants too, by id in order; of the bundled ones no profile is read.
 
     Raises:
-        AdvisorError: ``bad-profile`` where a file of the overlay does not load.
+        AdvisorError: ``bad-profile`` where a file of the overlay does not load and ``strict``.
     """
     found = dict(_index().models)
-    for own in {f.hub_id: f for f in _overlay(overlay).found.values()}.values():
+    for own in {f.hub_id: f for f in _overlay(overlay, strict=strict).found.values()}.values():
         found[own.hub_id] = _listed(own.profile, own.hub_id, slug(own.profile.hub_id))
     return {i: found[i] for i in sorted(found, key=str.lower)}
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from advisor import datafiles
 from advisor.errors import AdvisorError
 from advisor.facts.base import Shape, from_json
 from advisor.facts.plan import SourceRef
@@ -139,7 +140,7 @@ def load(path: Path) -> ModelProfile:
     try:
         return from_json(ModelProfile, raw)
     except msgspec.ValidationError as e:
-        raise AdvisorError("bad-profile", f"{clean(str(path))}: {clean(str(e), 200)}.") from e
+        raise datafiles.bad_profile(path, e, ModelProfile.__struct_fields__) from e
 
 
 def slug(hub_id: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from advisor.facts import shown
 from advisor.facts.plan import Decision, Plan, Rejected, SourceRef
 from advisor.facts.quantity import Quantity
-from advisor.facts.reports import Explanation
+from advisor.facts.reports import Explanation, ExplanationPart
 from advisor.guide.docs import rule_text, source_text
 from advisor.guide.schema import Rule
 from advisor.planner.rejections import by_reason, text
@@ -45,23 +46,36 @@ def explain_plan(
         others: the other plans of the same recommendation.
         goal_weights: the goal's weights; without them terms are compared unweighed.
     """
-    details = [_numbers(plan)]
-    details += [decision_text(d) for d in sorted(plan.decisions, key=_weightiest)]
     said = {d.because for d in plan.decisions if d.effect == "warn"}
-    details += [f"Warning: {text}" for text in plan.warnings if text not in said]
-    details += [f"Assumed: {text}." for text in plan.assumptions]
-    details += [against(plan, o, goal_weights) for o in sorted(others, key=lambda p: p.rank) if o.id != plan.id]
-    details += rejected_texts(rejected)
+    warned = [f"Warning: {text}" for text in plan.warnings if text not in said]
+    beside = [plan.against_next] if plan.against_next else []
+    beside += [against(plan, o, goal_weights) for o in sorted(others, key=lambda p: p.rank) if o.id != plan.id]
+    then = [f"{what}: {shlex.join(argv)}" for what, commands in _by_hand(plan) for argv in commands]
+    runs = plan.status == "ready" and plan.executable_here
+    then.append(f"To carry it out: advisor up {plan.id}" if runs else f"In full: advisor up --dry-run {plan.id}")
     if plan.decisions:
-        details.append(f"A rule in full, with its condition: advisor explain {plan.decisions[0].rule}")
+        then.append(f"A rule in full, with its condition: advisor explain {plan.decisions[0].rule}")
+    parts = (
+        ("Figures", [_numbers(plan)]),
+        ("Rules", [decision_text(d) for d in sorted(plan.decisions, key=_weightiest)]),
+        ("Warnings and assumptions", [*warned, *(f"Assumed: {text}." for text in plan.assumptions)]),
+        ("Against the other plans", beside),
+        ("What was ruled out", rejected_texts(rejected)),
+        ("What to type next", then),
+    )
     return Explanation(
         kind="plan",
         id=plan.id,
         title=f"{plan.model} as {plan.format} ({plan.method}) in {plan.runtime}",
         text=_headline(plan, goal, machine),
-        details=tuple(details),
+        details=tuple(s for _, sentences in parts for s in sentences),
         sources=_sources(plan.decisions),
+        parts=tuple(ExplanationPart(title=title, sentences=tuple(told)) for title, told in parts if told),
     )
+
+
+def _by_hand(plan: Plan) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
+    return (("By hand, to make it", plan.commands.quantize), ("By hand, to serve it", plan.commands.serve))
 
 
 def explain_rule(rule: Rule) -> Explanation:
@@ -69,6 +83,19 @@ def explain_rule(rule: Rule) -> Explanation:
     return Explanation(
         kind="rule", id=rule.id, title=rule.name, text=rule.because, details=(rule_text(rule),), sources=rule.sources
     )
+
+
+def rule_effect(rule: str, plans: Sequence[Plan], rejected: Sequence[Rejected]) -> tuple[str, ...]:
+    """What one rule did in a recommendation, as far as its plans and its rejections tell."""
+    out = [f"It ruled out {text(reason)}" for reason in by_reason([r for r in rejected if r.rule == rule])]
+    for plan in plans:
+        out += [
+            f"Plan {plan.rank} ({plan.id}, {plan.format} in {plan.runtime}): {decision_text(d)}"
+            for d in plan.decisions
+            if d.rule == rule
+        ]
+        out += [f"Plan {plan.rank} ({plan.id}): {a}." for a in plan.assumptions if a.startswith(f"{rule} gave way to ")]
+    return tuple(out) or ("It did not speak of any plan or choice that was shown.",)
 
 
 def _weightiest(d: Decision) -> tuple[int, float, str]:

@@ -14,7 +14,7 @@ from advisor.guide.schema import Rule
 from advisor.planner.candidate import Candidate
 
 # Facts that differ between formats of one method; a rule that asks for none of them speaks for all formats at once.
-_BY_FORMAT: Final = frozenset(
+BY_FORMAT: Final = frozenset(
     f"candidate.{name}"
     for name in ("format", "bits", "group", "group_divides", "source", "imatrix", "imatrix_need", "exceeds_source",
                  "supported", "device_supported", "quantizer", "fits_gpu_alone", "fits_fewer_devices",
@@ -71,7 +71,7 @@ class Funnel:
     def excluded(self, c: Candidate, out: Ready) -> None:
         """Remember for which other candidates the rule speaks, too."""
         by_device = any(f in _BY_DEVICE or f.startswith("device.") for f in out.varies)
-        by_format = bool(out.varies & _BY_FORMAT)
+        by_format = bool(out.varies & BY_FORMAT)
         if not by_device:
             self._rules[choice_of(c) if by_format else (c.method, c.runtime)] = out.rule
             self._out.add(choice_of(c))

@@ -21,10 +21,13 @@ _KEYS: Final = ("schema", "id", "description", "context", "parallel", "min_decod
 _CACHE_FORMAT: Final = 1
 
 
-def load(overlay: Path | None = None, *, cache_dir: Path | None = None) -> dict[str, Goal]:
+def load(
+    overlay: Path | None = None, *, cache_dir: Path | None = None, broken: list[AdvisorError] | None = None
+) -> dict[str, Goal]:
     """All goals by id, the user's own after and over the bundled ones.
 
     Args:
+        broken: takes what is wrong with files of the user's own, which are left out then.
         overlay: the user's folder of goals.
         cache_dir: where the checked goals are kept under their content hash, so that YAML is read once.
 
@@ -40,10 +43,18 @@ def load(overlay: Path | None = None, *, cache_dir: Path | None = None) -> dict[
         except (OSError, msgspec.MsgspecError):
             pass
     goals: dict[str, Goal] = {}
+    whole = True
     for path in files:
-        goal = _read(path)
-        goals[goal.id] = goal
-    if cached is not None:
+        try:
+            goal = _read(path)
+        except AdvisorError as e:
+            if broken is None or overlay is None or not path.is_relative_to(overlay):
+                raise
+            broken.append(e)
+            whole = False
+        else:
+            goals[goal.id] = goal
+    if cached is not None and whole:
         aside = cached.with_name(f".{cached.name}.{os.getpid()}")
         try:
             aside.parent.mkdir(parents=True, exist_ok=True)
@@ -56,17 +67,18 @@ def load(overlay: Path | None = None, *, cache_dir: Path | None = None) -> dict[
 
 
 def get(name: str, *, overlay: Path | None = None, cache_dir: Path | None = None) -> Goal:
-    """One goal.
+    """One goal. A file of the user's own that does not load is told where the goal is not found without it.
 
     Raises:
         AdvisorError: ``goal-not-found`` with near misses, or ``bad-profile``.
     """
-    goals = load(overlay, cache_dir=cache_dir)
+    broken: list[AdvisorError] = []
+    goals = load(overlay, cache_dir=cache_dir, broken=broken)
     if name not in goals:
         raise AdvisorError(
             "goal-not-found",
             f"There is no goal {name!r}.{did_you_mean(name, sorted(goals))}",
-            context=[f"known: {', '.join(sorted(goals))}"],
+            context=[f"known: {', '.join(sorted(goals))}", *(f"left out: {e.message}" for e in broken)],
             hint="advisor goals list",
         )
     return goals[name]

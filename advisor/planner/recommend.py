@@ -13,7 +13,7 @@ import msgspec
 from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
-from advisor.facts.plan import Goal, PlanRequest, Recommendation, Rejected, Stage, Warning_
+from advisor.facts.plan import Goal, PlanRequest, Recommendation, Stage, Warning_
 from advisor.facts.protocols import EngineOracle
 from advisor.facts.text import clean
 from advisor.guide.engine import Prepared, Ready, decision, excluded_by, prepare, run
@@ -23,22 +23,26 @@ from advisor.planner import asked
 from advisor.planner import score as scoring
 from advisor.planner.building import Scored, build
 from advisor.planner.candidate import Candidate, bits_of, candidates, usable_devices
-from advisor.planner.costing import CostFn, Costing, LayersFn
+from advisor.planner.costing import CostFn, Costing, Fit, LayersFn
 from advisor.planner.devices import in_use
+from advisor.planner.dropping import PLACE_ORDER, rejected
 from advisor.planner.facts import CandidateFacts, Facts, fixed_facts
 from advisor.planner.front import front
-from advisor.planner.funnel import Funnel, choice_of
+from advisor.planner.funnel import BY_FORMAT, Funnel, choice_of
+from advisor.planner.misses import Miss, misses
 from advisor.planner.mixing import between, smaller_cache
 from advisor.planner.numa import spans_nodes
 from advisor.planner.request import check, effective_goal
 from advisor.planner.status import Status, judge
+from advisor.planner.tradeoff import compared
 from advisor.planner.tuning import Tuning
 
 if TYPE_CHECKING:
+    from advisor.cost.estimate import Cost
+    from advisor.planner.again import Named
     from advisor.planner.learned import Learned
 
 _EXCLUDING: Final = ("exclude", "require")
-_PLACE_ORDER: Final = {"gpu": 0, "split": 1, "cpu": 2}
 
 
 # Method, GGUF type, runtime and device keys.
@@ -51,12 +55,26 @@ def way(c: Candidate) -> Way:
 
 
 class Drop(NamedTuple):
-    """A candidate that was dropped by a rule; ``short_by`` in bytes where memory is the reason."""
+    """A candidate that was dropped by a rule; ``short_by`` in bytes where memory is the reason.
+
+    ``cost`` and ``fit`` are known where nothing but limits stood against it.
+    """
 
     candidate: Candidate
     rule: Rule
     because: str
     short_by: int | None
+    cost: Cost | None = None
+    fit: Fit | None = None
+
+    @property
+    def late(self) -> bool:
+        """Nothing but limits stood against it."""
+        return self.cost is not None
+
+    def misses(self, request: PlanRequest, room: int) -> tuple[Miss, ...]:
+        """The limits that it misses; see ``misses``."""
+        return () if self.cost is None or self.fit is None else misses(self.cost, self.fit, request, room=room)
 
 
 class Round(NamedTuple):
@@ -85,6 +103,7 @@ def recommend(
     cost_fn: CostFn | None = None,
     layers_fn: LayersFn | None = None,
     learned: Learned | None = None,
+    named: Named | None = None,
 ) -> Recommendation:
     """Rank the ways to run ``model`` on ``machine`` for ``goal``, and say why the others were left out.
 
@@ -93,6 +112,7 @@ def recommend(
         executable_here: ``machine`` is the one that advisor runs on.
         cost_fn, layers_fn: stand in for ``advisor.cost.estimate.cost`` and ``advisor.cost.offload``.
         learned: what was measured on ``machine``.
+        named: how model and machine were named on the command line, for commands that ask again.
 
     Returns:
         Plans, best first; none where nothing fits, then ``relaxations`` say what would have to give.
@@ -100,7 +120,7 @@ def recommend(
     Raises:
         AdvisorError: ``bad-option`` or ``contradictory-options``.
     """
-    check(request, pack, quantizers)
+    check(request, pack, quantizers, model=model.ref)
     from advisor.planner.relax import relaxations
 
     planner = Planner(
@@ -112,19 +132,24 @@ def recommend(
     )
     found = planner.plan(machine, goal, request)
     kept = front(found.kept) if request.pareto else found.kept
-    plans = tuple(
+    # One more than is shown: the last one is held against it.
+    built = tuple(
         build(model, s, rank=i, executable_here=executable_here, notes=found.notes, per_slot=found.goal.context)
-        for i, s in enumerate(kept[: request.top], 1)
+        for i, s in enumerate(kept[: request.top + 1], 1)
     )
+    plans = compared(built)[: request.top]
     overlay = sorted({d.rule for p in plans for d in p.decisions if d.overlay} | {
         d.rule.id for d in found.dropped if d.rule.overlay
     })  # fmt: skip
     return Recommendation(
         plans=plans,
-        rejected=_rejected(found, closest=not plans),
-        relaxations=() if plans else relaxations(planner, machine, goal, request, executable_here=executable_here),
+        rejected=rejected(found, request, machine, closest=not plans),
+        relaxations=()
+        if plans
+        else relaxations(planner, machine, goal, request, found=found, executable_here=executable_here, named=named),
         warnings=_warnings(model, machine, pack, found),
         candidates_considered=found.considered,
+        candidates_possible=len(found.kept),
         rules_hash=pack.content_hash,
         overlay_rules=tuple(overlay),
         stages=found.stages,
@@ -167,8 +192,21 @@ class Planner:
             learned=self.learned,
         )
 
-    def plan(self, machine: Machine, goal: Goal, request: PlanRequest, *, only: Container[Way] | None = None) -> Round:
-        """Filter, cost, fit, score and rank; with ``only`` no other ways than those are looked at."""
+    def of(self, model: ModelFacts, tensors: tuple[TensorSpec, ...]) -> Planner:
+        """A planner of another model, of which nothing was measured."""
+        return Planner(model, tensors, self.pack, self.runtimes, self.quantizers)
+
+    def plan(
+        self,
+        machine: Machine,
+        goal: Goal,
+        request: PlanRequest,
+        *,
+        only: Container[Way] | None = None,
+        first: bool = False,
+    ) -> Round:
+        """Filter, cost, fit, score and rank; with ``only`` no other ways than those are looked at; with ``first`` it is
+        over with the first one that can run."""
         goal, notes = effective_goal(goal, request, self.model)
         fixed = fixed_facts(self.model, self.tensors, machine, goal, request)
         facts = CandidateFacts(self.model, self.tensors, request, self.runtimes, machine)
@@ -181,9 +219,12 @@ class Planner:
         )
         # Accelerators first: whether a candidate fits one decides if the host is worth a look.
         # Fewer devices first: whether it fits those decides what more of them are worth.
-        for c in sorted(found, key=lambda c: (_PLACE_ORDER[c.target.placement], len(c.target.devices), c.key)):
-            if only is None or way(c) in only:
-                run_.consider(c)
+        for c in sorted(found, key=lambda c: (PLACE_ORDER[c.target.placement], len(c.target.devices), c.key)):
+            if only is not None and way(c) not in only:
+                continue
+            run_.consider(c)
+            if first and run_.kept:
+                break
         if only is None and request.format is None and request.max_memory_bytes is None:
             for c in tuple(between(self.model, self.tensors, run_.kept, run_.dropped)):
                 run_.weigh(c, more=True)
@@ -217,7 +258,10 @@ class _Run:
         facts: CandidateFacts,
     ) -> None:
         self.planner, self.machine, self.goal, self.costing, self.fixed = planner, machine, goal, costing, fixed
-        self.early: tuple[Ready, ...] = rules.early
+        # What a runtime cannot serve at all is told before what is wrong with the format that it cannot serve.
+        self.early: tuple[Ready, ...] = tuple(
+            sorted(rules.early, key=lambda r: r.rule.family != "runtime" or bool(r.varies & BY_FORMAT))
+        )
         self.late_out = tuple(r for r in rules.late if r.rule.kind in _EXCLUDING)
         self.everything = rules.all
         self.facts = facts
@@ -268,7 +312,7 @@ class _Run:
             short = fit.short_by if "fit.fits" in out.varies else None
             if out.rule.id == "MEM-002" and self.costing.request.max_memory_bytes is not None:
                 short = int(cost.memory.total.value) - self.costing.request.max_memory_bytes
-            self._drop(c, out.rule, facts, short)
+            self._drop(c, out.rule, facts, short, cost, fit)
             return
         outcome = run(self.everything, facts)
         wanted = asked.parameters(self.costing.request, c.method, c.source)
@@ -281,61 +325,22 @@ class _Run:
         total = scoring.score(parts, self.goal, outcome.scores) - _penalty(status)
         self.kept.append(Scored(c, settings, imatrix, cost, fit, outcome, status, parts, round(total, 4)))
 
-    def _drop(self, c: Candidate, rule: Rule, facts: Facts, short: int | None) -> None:
+    def _drop(
+        self,
+        c: Candidate,
+        rule: Rule,
+        facts: Facts,
+        short: int | None,
+        cost: Cost | None = None,
+        fit: Fit | None = None,
+    ) -> None:
         tail = "; ".join(decision(rule, facts).measured)
         because = f"{rule.because} ({tail}.)" if tail else rule.because
-        self.dropped.append(Drop(c, rule, because, short))
+        self.dropped.append(Drop(c, rule, because, short, cost, fit))
 
 
 def _penalty(status: Status) -> float:
     return scoring.NEEDS_PENALTY if status.status == "needs" else 0.0
-
-
-def _rejected(found: Round, *, closest: bool) -> tuple[Rejected, ...]:
-    """One line for each method, runtime and rule; a choice that runs somewhere on the machine is not rejected.
-
-    Of the places where a choice could not run the one nearest to running speaks: the least short of memory, else the
-    accelerator. Where nothing fits (``closest``) the line is per format, and the closest come first.
-    """
-    runs = {(s.candidate.method, s.candidate.format, s.candidate.runtime) for s in found.kept}
-    nearest: dict[tuple[str, str, str], Drop] = {}
-    for d in found.dropped:
-        c = d.candidate
-        choice = (c.method, c.format, c.runtime)
-        if choice not in runs and (choice not in nearest or _distance(d) < _distance(nearest[choice])):
-            nearest[choice] = d
-    best: dict[tuple[str, ...], Drop] = {}
-    for d in nearest.values():
-        c = d.candidate
-        key = (c.method, c.runtime, d.rule.id) + ((c.format,) if closest and d.short_by is not None else ())
-        if key not in best or _typical(d) < _typical(best[key]):
-            best[key] = d
-    chosen = list(best.values())
-    if closest:
-        chosen.sort(key=lambda d: (d.short_by is None, d.short_by or 0, d.rule.id, d.candidate.key))
-    else:
-        chosen.sort(key=lambda d: (d.rule.id, d.candidate.key))
-    return tuple(
-        Rejected(
-            method=d.candidate.method,  # type: ignore[arg-type]
-            format=d.candidate.format,
-            runtime=d.candidate.runtime,  # type: ignore[arg-type]
-            rule=d.rule.id,
-            because=d.because,
-            short_by=d.short_by,
-            instead=d.rule.instead,
-        )
-        for d in chosen
-    )
-
-
-def _distance(d: Drop) -> tuple[object, ...]:
-    return (d.short_by is None, d.short_by or 0, _PLACE_ORDER[d.candidate.target.placement], d.rule.id, d.candidate.key)
-
-
-def _typical(d: Drop) -> tuple[object, ...]:
-    """The format that speaks for several: the least short of memory, then the guide's default."""
-    return (d.short_by or 0, d.candidate.format != "q4_k_m", d.candidate.key)
 
 
 def _warnings(model: ModelFacts, machine: Machine, pack: RulePack, found: Round) -> tuple[Warning_, ...]:

@@ -1,4 +1,10 @@
-"""Where nothing fits: what would have to give, found by really planning again with one thing moved."""
+"""Where nothing fits: what would have to give, found by really planning again with one thing moved.
+
+Best first means what gives up least, in the order of ``ORDER``: nothing but other programs' memory; a choice of how the
+model is made and served; a limit of speed, time, size or quality; some of what it can hold (a narrower KV cache, down
+to a quarter of the context or the slots); money for hardware; most of what it can hold; the model itself. Within one
+kind the smallest step comes first: the narrower choice, the fewer halvings, the fewer bytes; then the better score.
+"""
 
 from __future__ import annotations
 
@@ -7,132 +13,143 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from advisor.facts.machine import Device, Machine
+from advisor.facts.machine import Machine
 from advisor.facts.plan import Goal, PlanRequest, Relaxation
+from advisor.planner import moves
+from advisor.planner.again import Named, command
 from advisor.planner.building import build
-from advisor.planner.candidate import usable_devices
-from advisor.planner.devices import device_capacity, whole
-from advisor.planner.request import MIN_CONTEXT, effective_goal
+from advisor.planner.request import effective_goal
 
 if TYPE_CHECKING:
-    from advisor.planner.recommend import Planner
+    from advisor.cost.estimate import Cost
+    from advisor.planner.moves import Move
+    from advisor.planner.recommend import Planner, Round
 
-_GIB: Final = 1024**3
+ORDER: Final = ("nothing", "choice", "limit", "capacity", "hardware", "much-capacity", "model")
 _WISHES: Final = (
-    ("format", "--format"),
-    ("method", "--method"),
-    ("runtime", "--runtime"),
-    ("quantizer", "--quantizer"),
-    ("max_memory_bytes", "--max-memory"),
-    ("min_tps", "--min-tps"),
-    ("min_quality", "--min-quality"),
-    ("within_s", "--within"),
+    *(("method", "--method"), ("format", "--format"), ("runtime", "--runtime"), ("quantizer", "--quantizer")),
+    *(("kv_type", "--kv-type"), ("min_tps", "--min-tps"), ("max_memory_bytes", "--max-memory")),
+    *(("min_quality", "--min-quality"), ("within_s", "--within")),
 )
-_MOST_HOST: Final = 4096 * _GIB
+
+
+class _Kinds:
+    """Ways of a method, format and runtime that only limits stood against, wherever they would run."""
+
+    def __init__(self, found: Round) -> None:
+        drops = [d.candidate for d in found.dropped if d.late]
+        self._known = {(c.method, c.format if c.method == "gguf" else "", c.runtime) for c in drops}
+
+    def __contains__(self, way: object) -> bool:
+        return isinstance(way, tuple) and way[:3] in self._known
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
 
 
 def relaxations(
-    planner: Planner, machine: Machine, goal: Goal, request: PlanRequest, *, executable_here: bool
+    planner: Planner,
+    machine: Machine,
+    goal: Goal,
+    request: PlanRequest,
+    *,
+    found: Round,
+    executable_here: bool,
+    named: Named | None = None,
 ) -> tuple[Relaxation, ...]:
-    """The changes, each alone, after which there is a plan; with that plan."""
-    out = []
-    for change, where, wanted, here in _changes(planner, machine, goal, request):
-        found = planner.plan(where, goal, wanted)
-        if found.kept:
-            plan = build(
-                planner.model,
-                found.kept[0],
-                rank=1,
-                executable_here=executable_here and here,
-                notes=found.notes,
-                per_slot=found.goal.context,
-            )
-            out.append((change, plan))
-    return tuple(Relaxation(change=change, plan=plan) for change, plan in out)
+    """The changes, each alone, after which there is a plan; with that plan, and the command that asks for it.
+
+    Args:
+        found: what planning as asked came to: nothing kept.
+        named: how model and machine were named on the command line.
+    """
+    named = named if named is not None else Named(model=(planner.model.ref,))
+    out: list[tuple[tuple[object, ...], Relaxation]] = []
+    for move in _moves(planner, machine, goal, request, found, named):
+        again = (move.planner or planner).plan(move.machine, goal, move.request)
+        if not again.kept:
+            continue
+        plan = build(
+            (move.planner or planner).model,
+            again.kept[0],
+            rank=1,
+            executable_here=executable_here and move.here and move.planner is None,
+            notes=again.notes,
+            per_slot=again.goal.context,
+        )
+        told = Relaxation(
+            change=move.change,
+            plan=plan,
+            gives_up=move.gives_up,
+            command=command(move.named, move.request) if move.named is not None else None,
+        )
+        out.append(((ORDER.index(move.gives_up), move.amount, -plan.score, move.change), told))
+    if not out:
+        return _without_wishes(planner, machine, goal, request, executable_here=executable_here, named=named)
+    return tuple(told for _, told in sorted(out, key=lambda o: o[0]))
 
 
-def _changes(
-    planner: Planner, machine: Machine, goal: Goal, request: PlanRequest
-) -> Iterator[tuple[str, Machine, PlanRequest, bool]]:
-    """(what is moved, machine, request, still this machine). Of a series only the smallest step that helps is tried."""
-
-    def move(**values: object) -> PlanRequest:
-        return msgspec.structs.replace(request, **values)
+def _moves(
+    planner: Planner, machine: Machine, goal: Goal, request: PlanRequest, found: Round, named: Named
+) -> Iterator[Move]:
+    """What is worth planning again: what is dear only where memory or speed stood in the way."""
+    limited = _Kinds(found)
 
     def works(where: Machine, wanted: PlanRequest) -> bool:
-        return bool(planner.plan(where, goal, wanted).kept)
+        # What the model, the device or the runtime rules out stays ruled out, unless a choice is moved.
+        same = (wanted.recipe, wanted.format) == (request.recipe, request.format)
+        only = limited if same and (request.kv_type in (None, *moves.WIDE_KV)) else None
+        return bool(planner.plan(where, goal, wanted, only=only, first=True).kept)
 
-    effective, _ = effective_goal(goal, request, planner.model)
-    shortest = move(context=MIN_CONTEXT)
-    if effective.context > MIN_CONTEXT and works(machine, shortest):
-        context = effective.context // 2
-        while context > MIN_CONTEXT and not works(machine, move(context=context)):
-            context //= 2
-        context = max(context, MIN_CONTEXT)
-        yield f"context {effective.context} -> {context}", machine, move(context=context), True
-    if effective.parallel > 1:
-        yield f"parallel {effective.parallel} -> 1", machine, move(parallel=1), True
-    if (request.kv_type or "f16") in ("f16", "bf16", "f32"):
-        yield f"kv-type {request.kv_type or 'f16'} -> q8_0", machine, move(kv_type="q8_0"), True
-    for name, option in _WISHES:
-        value = getattr(request, name)
-        if value is not None:
-            yield (
-                f"without {option} {value:g}" if isinstance(value, int | float) else f"without {option} {value}",
-                (machine),
-                move(**{name: None}),
-                True,
-            )
-    if request.no_download:
-        yield "without --no-download", machine, move(no_download=False), True
-    idle = _idle(machine)
-    if idle is not None:
-        yield "other programs closed, so that all memory is free", idle, request, True
-    yield from _hardware(machine, request, works)
+    asked = moves.Asked(machine, goal, request, named, works)
+    rules = {d.rule.id[:3] for d in found.dropped if d.late}
+    tight = any(d.short_by is not None for d in found.dropped)
+    yield from moves.idle(asked)
+    yield from moves.choices(asked)
+    yield from moves.limits(asked)
+    # A shorter context frees no more than the cache and the work buffers.
+    near = any(
+        d.short_by is not None and d.cost is not None and d.short_by <= _shrinking(d.cost) for d in found.dropped
+    )
+    if near or not tight or request.kv_type not in (None, *moves.WIDE_KV):
+        yield from moves.caches(asked)
+    if near:
+        yield from moves.capacities(asked, effective_goal(goal, request, planner.model)[0])
+    if tight or "SPD" in rules:
+        yield from moves.hardware(asked)
+    if tight or rules & {"SPD", "TIM"}:
+        yield from moves.smaller_models(asked, planner)
 
 
-def _idle(machine: Machine) -> Machine | None:
-    """The same machine with nothing else running; ``None`` where nothing else runs."""
-    idle = whole(machine)
-    return idle if idle != machine else None
+def _shrinking(cost: Cost) -> float:
+    """Bytes of what becomes smaller with the context."""
+    return cost.memory.kv_cache.value + cost.memory.compute.value + cost.memory.output.value
 
 
-def _hardware(
-    machine: Machine, request: PlanRequest, works: object
-) -> Iterator[tuple[str, Machine, PlanRequest, bool]]:
-    assert callable(works)
-    devices = usable_devices(machine)
-    if devices:
-        first = max(devices, key=lambda d: device_capacity(d) or 0)
-        # A bought one is idle, whole and another one.
-        memory = msgspec.structs.replace(first.memory, free_bytes=None)
-        twin = msgspec.structs.replace(
-            first, id=_next_id(machine.devices), memory=memory, processes=None, uuid=None, pci=None
-        )
-        doubled = msgspec.structs.replace(machine, devices=(*machine.devices, twin))
-        yield f"a second {first.name}", doubled, request, False
-    if any(d.unified_memory for d in devices):
-        return
-    size = 2 * _GIB
-    have = machine.host.memory.limit_bytes or machine.host.memory.total_bytes
-    largest = _with_memory(machine, _MOST_HOST)
-    if not works(largest, request):
-        return
-    while size < _MOST_HOST:
-        size *= 2
-        if size <= have:
-            continue
-        larger = _with_memory(machine, size)
-        if size == _MOST_HOST or works(larger, request):
-            yield f"host memory {have / _GIB:.0f} GiB -> {size // _GIB} GiB", larger, request, False
-            return
+def _without_wishes(
+    planner: Planner, machine: Machine, goal: Goal, request: PlanRequest, *, executable_here: bool, named: Named
+) -> tuple[Relaxation, ...]:
+    """Where no single change helps: all wishes for a method, format, runtime and limits dropped at once."""
+    from advisor.facts.recipe import RecipeOptions
+    from advisor.facts.shown import listed
+
+    wished = [option for name, option in _WISHES if getattr(request, name) is not None]
+    wished += ["the quantizer's values"] if request.recipe != RecipeOptions() else []
+    if len(wished) < 2:
+        return ()
+    free = msgspec.structs.replace(request, recipe=RecipeOptions(), **{name: None for name, _ in _WISHES})
+    again = planner.plan(machine, goal, free)
+    if not again.kept:
+        return ()
+    plan = build(
+        planner.model,
+        again.kept[0],
+        rank=1,
+        executable_here=executable_here,
+        notes=again.notes,
+        per_slot=again.goal.context,
+    )
+    return (Relaxation(change=f"without {listed(wished)}", plan=plan, gives_up="choice", command=command(named, free)),)
 
 
-def _with_memory(machine: Machine, size: int) -> Machine:
-    memory = msgspec.structs.replace(machine.host.memory, total_bytes=size, limit_bytes=None, available_bytes=size)
-    return msgspec.structs.replace(machine, host=msgspec.structs.replace(machine.host, memory=memory))
-
-
-def _next_id(devices: tuple[Device, ...]) -> str:
-    taken = {d.id for d in devices}
-    return next(f"gpu{i}" for i in range(len(taken) + 1) if f"gpu{i}" not in taken)
+__all__ = ["ORDER", "relaxations"]

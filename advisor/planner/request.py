@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -12,6 +13,7 @@ from advisor.facts.catalogue import FactValue
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Goal, PlanRequest, Settings, Warning_
+from advisor.facts.text import shell_word
 from advisor.facts.words import (
     FORMAT_WORDS,
     KV_TYPES,
@@ -19,20 +21,35 @@ from advisor.facts.words import (
     RUNTIMES,
     is_format,
 )
-from advisor.guide.conditions import compile_, facts_of
+from advisor.guide.conditions import compile_, facts_of, leaves
 from advisor.guide.schema import Rule, RulePack
 from advisor.planner.candidate import FORMATS, LLAMA_ENGINES, takes, usable_devices
 
 MIN_CONTEXT = 256
+_WORDS: Final = frozenset(("candidate.method", "candidate.runtime"))
+# Runtimes in the order in which they are advised: those first that advisor starts itself.
+_RUNTIMES: Final = tuple(
+    sorted(RUNTIMES, key=lambda r: r not in ("vllm", "transformers", "llama.cpp", "llama-cpp-python"))
+)
 
 
-def check(request: PlanRequest, pack: RulePack, quantizers: Mapping[str, QuantizerCapabilities]) -> None:
+def check(
+    request: PlanRequest,
+    pack: RulePack,
+    quantizers: Mapping[str, QuantizerCapabilities],
+    *,
+    model: str = "8B",
+    command: str = "recommend",
+) -> None:
     """Refuse unknown words, numbers without sense, and combinations that no machine can run.
+
+    Args:
+        model: what hints name; ``command``: the command that they begin with.
 
     Raises:
         AdvisorError: ``word-not-found``; ``bad-option``; ``contradictory-options`` (with the rule that says so).
     """
-    check_words(request)
+    check_words(request, model=model)
     for what, number in (
         ("context", request.context),
         ("parallel", request.parallel),
@@ -47,19 +64,19 @@ def check(request: PlanRequest, pack: RulePack, quantizers: Mapping[str, Quantiz
     check_context(request.context)
     if request.min_quality is not None and request.min_quality > 1:
         raise AdvisorError("bad-option", f"--min-quality is at most 1, the original's, not {request.min_quality}.")
-    _check_quantizer(request, quantizers)
-    _check_rules(request, pack)
+    _check_quantizer(request, quantizers, model)
+    _check_rules(request, pack, f"advisor {command} {shell_word(model)}")
 
 
-def check_choice(method: str, fmt: str, runtime: str, pack: RulePack) -> None:
+def check_choice(method: str, fmt: str, runtime: str, pack: RulePack, *, model: str = "8B") -> None:
     """Refuse a choice of which no numbers can be told: unknown words, and what no machine can run.
 
     Raises:
         AdvisorError: ``word-not-found`` or ``contradictory-options`` (with the rule that says so).
     """
     request = PlanRequest(method=method, format=fmt, runtime=runtime)
-    check_words(request)
-    _check_rules(request, pack)
+    check_words(request, model=model)
+    _check_rules(request, pack, f"advisor estimate {shell_word(model)}")
 
 
 def checked_settings(
@@ -116,7 +133,7 @@ def check_context(context: int | None) -> None:
         )
 
 
-def check_words(request: PlanRequest) -> None:
+def check_words(request: PlanRequest, *, model: str = "8B") -> None:
     """Refuse unknown words, and a format that is none of the method.
 
     Raises:
@@ -131,10 +148,10 @@ def check_words(request: PlanRequest) -> None:
             raise word_not_found(what, word, known)
     if request.format is not None and not is_format(request.format):
         raise word_not_found("format", request.format, FORMAT_WORDS)
-    _check_format(request)
+    _check_format(request, model)
 
 
-def _check_quantizer(request: PlanRequest, quantizers: Mapping[str, QuantizerCapabilities]) -> None:
+def _check_quantizer(request: PlanRequest, quantizers: Mapping[str, QuantizerCapabilities], model: str) -> None:
     name = request.quantizer
     if name is None:
         return
@@ -145,59 +162,80 @@ def _check_quantizer(request: PlanRequest, quantizers: Mapping[str, QuantizerCap
         raise AdvisorError(
             "contradictory-options",
             f"{name} does not make {request.method}; it makes {', '.join(sorted(methods))}.",
-            hint=f"advisor recommend --method {sorted(methods)[0]} --quantizer {name}" if methods else None,
+            hint=f"advisor recommend {shell_word(model)} --method {sorted(methods)[0]} --quantizer {name}"
+            if methods
+            else None,
             data={"quantizer": name, "method": request.method},
         )
 
 
-def _check_format(request: PlanRequest) -> None:
+def _check_format(request: PlanRequest, model: str) -> None:
     if request.method is None or request.format is None or takes(request.method, request.format):
         return
     makers = [m for m in FORMATS if takes(m, request.format)]
     raise AdvisorError(
         "contradictory-options",
         f"{request.format} is not a format of {request.method}; it belongs to {' or '.join(makers) or 'no method'}.",
-        hint=f"advisor recommend --method {makers[0]} --format {request.format}" if makers else None,
+        hint=f"advisor recommend {shell_word(model)} --method {makers[0]} --format {request.format}"
+        if makers
+        else None,
         data={"method": request.method, "format": request.format},
     )
 
 
-def _check_rules(request: PlanRequest, pack: RulePack) -> None:
+def _check_rules(request: PlanRequest, pack: RulePack, command: str) -> None:
     """A hard fact that speaks of method, format and runtime alone decides without any machine."""
     methods = [request.method] if request.method else []
     if not methods and request.format is not None:
         methods = [m for m in FORMATS if takes(m, request.format)]
     if not methods or request.runtime is None:
         return
-    named = {"candidate.method", "candidate.runtime", "candidate.format"}
-    hit: Rule | None = None
-    for method in methods:
-        facts: dict[str, FactValue | None] = {
-            "candidate.method": method,
-            "candidate.runtime": request.runtime,
-            "candidate.format": request.format,
-        }
-        hit = next(
-            (
-                rule
-                for rule in sorted(pack.rules, key=lambda r: r.id)
-                if rule.kind == "exclude"
-                and rule.layer == "facts"
-                and facts_of(rule.when) <= named
-                and compile_(rule.when)(facts) is True
-            ),
-            None,
-        )
-        if hit is None:
-            return
+    hits = [forbids(pack, method, request.format, request.runtime) for method in methods]
+    if any(hit is None for hit in hits):
+        return
+    hit = hits[0]
     assert hit is not None
+    runtimes = [r for r in _RUNTIMES if forbids(pack, methods[0], request.format, r) is None]
+    others = [m for m in FORMATS if forbids(pack, m, None, request.runtime) is None]
+    context = [f"instead: {way}" for way in hit.instead]
+    context += [f"{request.runtime} serves: {', '.join(others)}"] if others else []
+    context += [f"{methods[0]} is served by: {', '.join(runtimes)}"] if runtimes else []
+    context.append(f"the rule: advisor explain {hit.id}")
+    # A program around llama.cpp is asked for because of where it runs, any other runtime along with its method.
+    if others and (request.runtime in LLAMA_ENGINES or not runtimes):
+        nearest = f"--method {others[0]} --runtime {request.runtime}"
+    else:
+        nearest = f"--method {methods[0]} --runtime {runtimes[0]}" if runtimes else ""
     raise AdvisorError(
         "contradictory-options",
         f"{request.runtime} cannot serve {request.format or methods[0]} ({hit.id}): {hit.because}",
-        context=[f"instead: {way}" for way in hit.instead],
-        hint=f"advisor explain {hit.id}",
-        data={"rule": hit.id, "method": methods[0], "runtime": request.runtime},
+        context=context,
+        hint=f"{command} {nearest}" if nearest else f"advisor explain {hit.id}",
+        data={
+            "rule": hit.id,
+            "method": methods[0],
+            "runtime": request.runtime,
+            "runtimes": runtimes,
+            "methods": others,
+        },
     )
+
+
+def forbids(pack: RulePack, method: str, fmt: str | None, runtime: str) -> Rule | None:
+    """The hard fact that forbids a method in a runtime whatever the model and the machine are; the one that asks for
+    least first."""
+    facts: dict[str, FactValue | None] = {"candidate.method": method, "candidate.runtime": runtime}
+    if fmt is not None:
+        facts["candidate.format"] = fmt
+    for rule in sorted(pack.rules, key=lambda r: (not facts_of(r.when) <= _WORDS, r.id)):
+        if rule.kind != "exclude" or rule.layer != "facts":
+            continue
+        # What is not known yet may come out either way; only that it is not known says nothing.
+        if any(leaf.op == "present" and leaf.fact not in facts for leaf in leaves(rule.when)):
+            continue
+        if compile_(rule.when)(facts) is True:
+            return rule
+    return None
 
 
 def effective_goal(goal: Goal, request: PlanRequest, model: ModelFacts) -> tuple[Goal, tuple[str, ...]]:

@@ -56,12 +56,27 @@ def names(overlay: Path | None = None) -> tuple[str, ...]:
 
 
 def summaries(overlay: Path | None = None) -> tuple[Summary, ...]:
-    """The bundled profiles and the user's own (which win) in short, by id."""
+    """The bundled profiles and the user's own (which win) in short, by id.
+
+    Raises:
+        AdvisorError: ``bad-profile`` where one of the user's own does not load.
+    """
     found = {s.id: s for s in _index().profiles}
     for path in _files(overlay) if overlay else ():
         profile = load(path)
         found[profile.id] = _summary(profile)
     return tuple(found[i] for i in sorted(found))
+
+
+def own(overlay: Path | None, broken: list[AdvisorError]) -> list[HardwareProfile]:
+    """The user's own profiles; what is wrong with those that do not load goes to ``broken``."""
+    found = []
+    for path in _files(overlay) if overlay else ():
+        try:
+            found.append(load(path))
+        except AdvisorError as e:
+            broken.append(e)
+    return found
 
 
 def find(name: str, *, overlay: Path | None = None) -> HardwareProfile:
@@ -74,8 +89,8 @@ def find(name: str, *, overlay: Path | None = None) -> HardwareProfile:
         AdvisorError: ``hardware-not-found`` with near misses; ``bad-profile``.
     """
     wanted = normal(name)
-    for path in _files(overlay) if overlay else ():
-        profile = load(path)
+    broken: list[AdvisorError] = []
+    for profile in own(overlay, broken):
         if wanted in spellings(profile):
             return profile
     found = _index().names.get(wanted)
@@ -86,6 +101,7 @@ def find(name: str, *, overlay: Path | None = None) -> HardwareProfile:
         raise AdvisorError(
             "hardware-not-found",
             f'There is no hardware profile "{clean(name, 60)}".{near}',
+            context=[f"left out: {e.message}" for e in broken],
             hint="advisor hardware list",
         )
     return bundled(found)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from advisor import datafiles
 from advisor.errors import AdvisorError
 from advisor.facts.base import Shape, from_json
 from advisor.facts.quantity import Quantity, exact
@@ -151,7 +152,7 @@ def load(path: Path) -> HardwareProfile:
             raise ValueError(f"the key {twice.decode()} is there twice")
         profile = from_json(HardwareProfile, yaml.load(raw, Loader=loader))  # noqa: S506 - a safe loader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
-        raise AdvisorError("bad-profile", f"The hardware profile {path.name} does not load: {clean(str(e))}") from e
+        raise datafiles.bad_profile(path, e, HardwareProfile.__struct_fields__) from e
     wrong = check(profile, path.stem)
     if wrong:
         raise AdvisorError("bad-profile", f"The hardware profile {path.name} is not usable: {wrong[0]}", context=wrong)

@@ -212,8 +212,21 @@ def sample_recommendation(**changes: Any) -> RecommendReport:
 
 
 def sample_nothing_fits() -> RecommendReport:
-    relaxed = Relaxation(change="context 131072 -> 32768", plan=sample_plan())
-    return sample_recommendation(plans=(), relaxations=(relaxed,))
+    relaxed = Relaxation(
+        change="context 131072 -> 32768",
+        plan=sample_plan(),
+        gives_up="capacity",
+        command="advisor recommend 70B --context 32768 --hardware rtx-4090",
+    )
+    near = sample_rejected(
+        format="q4_k_m",
+        method="gguf",
+        rule="MEM-004",
+        short_by=2 * GIB,
+        misses=("it takes 26 GiB, 2.00 GiB more than may be used there",),
+        devices=("gpu0", "host"),
+    )
+    return sample_recommendation(plans=(), rejected=(near, sample_rejected()), relaxations=(relaxed,))
 
 
 def sample_estimate(**changes: Any) -> Estimate:

@@ -69,6 +69,7 @@ def up(run: Run, model: str | None, recover: str | None, foreground: bool, resta
         UpData(**{name: getattr(done, name) for name in UpData.__struct_fields__}),
         human=lambda page: view.up(page, done, verbose=run.verbose),
         quiet=view.bare(done),
+        warnings=done.warnings,
     )
     if done.deployment is not None:
         staying.stay(run, done.deployment.name, foreground=foreground, restart=restart)

@@ -21,12 +21,20 @@ def explanation(page: Page, found: Explanation) -> None:
             heading, _, rest = text.partition("\n")
             page.title(heading)
             page.paragraphs(rest)
+        _parts(page, found)
         return
     page.title(f"{found.id}: {found.title}" if found.title else found.id)
     page.text(found.text)
-    if found.details:
+    _parts(page, found)
+    if found.details and not found.parts:
         page.blank()
         page.bullets(found.details)
     if found.sources:
         page.title("Sources")
         page.bullets((cite(source) + (f", {source.url}" if source.url else "") for source in found.sources), FAINT)
+
+
+def _parts(page: Page, found: Explanation) -> None:
+    for part in found.parts:
+        page.title(part.title)
+        page.bullets(text for text in part.sentences if text != found.text)

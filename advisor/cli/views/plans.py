@@ -6,9 +6,10 @@ import shlex
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from advisor.facts import shown
+from advisor.planner.story import GIVES_UP, closest_text
 
 from ..page import FAINT, FAIR, GOOD, STRONG, Cell, Column, quantity_cell
-from .reasons import gathered, why
+from .reasons import gathered, section, why
 from .rejections import rejected
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..page import Page
 
 _KLD: Final = "KLD: how far its next-token probabilities are from the 16-bit model's, in nats; 0 is the same."
+_CLOSEST: Final = 3
 _STATUS: Final = {"ready": GOOD, "needs": FAIR, "elsewhere": FAINT}
 
 
@@ -53,8 +55,10 @@ def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False
         if verbose:
             _terms(page, report)
         why(page, report.plans, verbose=verbose)
+        section(page, "Against the next best", gathered(report.plans, _against))
     else:
         page.title("Nothing fits")
+        closest(page, report)
         relaxations(page, report)
     rejected(page, report.rejected, verbose=verbose)
     if verbose:
@@ -129,6 +133,10 @@ def _row(plan: Plan, cards: int) -> list[str | Cell]:
     ]
 
 
+def _against(plan: Plan) -> list[str]:
+    return [plan.against_next] if plan.against_next else []
+
+
 def _made(plan: Plan) -> str:
     name = "gguf" if plan.method == "gguf" else plan.format
     if plan.artifact is not None:
@@ -183,25 +191,43 @@ def _stages(page: Page, report: RecommendReport) -> None:
     )
 
 
+def closest(page: Page, report: RecommendReport) -> None:
+    """What came closest, with each limit that it misses in figures."""
+    near = [r for r in report.rejected if r.misses][:_CLOSEST]
+    if near:
+        page.text("What came closest:")
+        page.bullets(closest_text(r) for r in near)
+        page.blank()
+
+
 def relaxations(page: Page, report: RecommendReport) -> None:
-    """What would have to give, each found by planning again."""
+    """What would have to give, each found by planning again, the least first; and how to ask for it."""
     if not report.relaxations:
         page.text("No single change makes it fit.")
         return
-    page.text(f"It would with {'this change' if len(report.relaxations) == 1 else 'one of these changes'}:")
+    several = len(report.relaxations) > 1
+    page.text(f"It would with {'one of these changes, the least first' if several else 'this change'}:")
     page.table(
-        [Column("change"), Column("method"), Column("runtime"), Column("memory", True), Column("decode", True)],
+        [
+            *(Column("#", True), Column("change"), Column("method"), Column("runtime")),
+            *(Column("memory", True), Column("decode", True)),
+        ],
         [
             [
-                Cell(r.change, STRONG),
+                str(n),
+                Cell(r.change, STRONG, GIVES_UP[r.gives_up]),
                 Cell(r.plan.format if r.plan.method == "gguf" else r.plan.method, "", _made(r.plan)),
-                r.plan.runtime,
+                Cell(r.plan.runtime, "", shown.placement(r.plan, max(cards, len(r.plan.devices) - 1))),
                 quantity_cell(r.plan.memory.total),
                 quantity_cell(r.plan.speed.decode),
             ]
-            for r in report.relaxations
+            for cards in [len(report.machine.devices)]
+            for n, r in enumerate(report.relaxations, 1)
         ],
     )
+    page.blank()
+    for n, r in enumerate(report.relaxations, 1):
+        page.verbatim(f"{n}  {r.command}" if r.command is not None else f"{n}  advisor explain {r.plan.id}")
 
 
 def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:
@@ -229,6 +255,7 @@ def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:
         ]
     )
     why(page, (plan,), verbose=verbose)
+    section(page, "Against the next best", gathered((plan,), _against))
     commands = [*plan.commands.quantize, *plan.commands.serve]
     if commands:
         page.title("By hand")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from advisor.facts import shown
 from advisor.facts.quantity import total
 
-from ..page import FAINT, GOOD, Cell, Column
+from ..page import FAINT, FAIR, GOOD, Cell, Column
 from . import plans, receipt
 from . import verification as quality
 
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 def up(page: Page, done: UpResult, *, verbose: bool = False) -> None:
     """Write the result; a dry run shows the plan and its steps instead."""
+    _shown(page, done, verbose=verbose)
+    own = sorted({d.rule for d in done.plan.decisions if d.overlay})
+    if own:
+        page.blank()
+        page.text(f"Your own rules took part: {', '.join(own)}", FAIR)
+
+
+def _shown(page: Page, done: UpResult, *, verbose: bool) -> None:
     if done.deployment is None:
         _dry(page, done, verbose=verbose)
         return

@@ -48,7 +48,7 @@ def keep_plan(own: Settings, plan_id: str = "p-0000aa", **settings: Any) -> None
         id=plan_id, devices=("host",), settings=samples.sample_settings(**{"context": 4096, "threads": 2, **settings})
     )
     kept = keeping.KeptPlan(version=1, plan=plan, model_ref=MODEL, request=PlanRequest(), machine=keeping.OWN)
-    assert keeping.keep(own, (kept,), (), MODEL) is None
+    assert keeping.keep_plans(own, (kept,)) is None
 
 
 def test_a_deployment_is_measured_through_its_endpoint_and_learned_from(own: Settings, rig: Rig) -> None:

@@ -13,7 +13,7 @@ CARD = {"hardware": ("rtx-4090",), "memory": 64 * 10**9}
 @pytest.mark.parametrize(
     ("options", "code", "hint"),
     [
-        ({"runtime": "vllm"}, "contradictory-options", "advisor explain RT-002"),
+        ({"runtime": "vllm"}, "contradictory-options", "advisor estimate 8B --method gguf --runtime llama.cpp"),
         ({"gpu_layers": 20, "hardware": ("cpu",)}, "contradictory-options", "--vram"),
         (
             {"gpu_layers": 20, "method": "awq", "format": "w4a16-g128", "runtime": "vllm", **CARD},

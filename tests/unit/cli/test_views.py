@@ -13,6 +13,7 @@ from advisor.cli.views import (
     deployments,
     environments,
     estimate,
+    explanation,
     machine,
     plans,
     reasons,
@@ -22,6 +23,7 @@ from advisor.cli.views import (
     verification,
 )
 from advisor.facts.plan import Decision
+from advisor.facts.reports import Explanation, ExplanationPart
 from advisor.facts.results import StepRecord
 from tests.support import sample_lists, samples
 
@@ -54,6 +56,40 @@ def test_reasons_cite_the_guide(draw: Callable[..., str]) -> None:
         text.split()
     )
     assert "all  Many tensors are stored in larger types." in text
+
+
+def test_nothing_fits_shows_what_is_near_what_would_do_and_how_to_ask_for_it(draw: Callable[..., str]) -> None:
+    text = draw(lambda page: plans.recommendation(page, samples.sample_nothing_fits()))
+    near = "q4_k_m in llama.cpp on gpu0 and host: it takes 26 GiB, 2.00 GiB more than may be used there (MEM-004)."
+    assert near in " ".join(text.split())
+    assert "it holds less" in text
+    narrow = draw(lambda page: plans.recommendation(page, samples.sample_nothing_fits()), columns=60)
+    for drawn in (text, narrow):
+        line = next(line for line in drawn.splitlines() if "--context 32768" in line)
+        assert line.endswith("advisor recommend 70B --context 32768 --hardware rtx-4090"), "it can be copied whole"
+
+
+def test_each_plan_says_what_it_costs_against_the_next(draw: Callable[..., str]) -> None:
+    first = samples.sample_plan(against_next="Against plan 2 (q8_0 in llama.cpp) it gains 3.00 GiB less memory.")
+    text = draw(lambda page: plans.recommendation(page, samples.sample_recommendation(plans=(first,))))
+    assert "Against the next best\n" in text and first.against_next in text
+    assert first.against_next in draw(lambda page: plans.plan_details(page, first))
+
+
+def test_an_explanation_has_its_parts_under_headings(draw: Callable[..., str]) -> None:
+    parts = (ExplanationPart(title="The goal", sentences=("It is chat.", "It weighs quality.")),)
+    told = Explanation(kind="plan", id="p-1", title="8B", text="It is first.", details=("It is chat.",), parts=parts)
+    lines = draw(lambda page: explanation.explanation(page, told)).splitlines()
+    assert lines == ["p-1: 8B", "It is first.", "", "The goal", "- It is chat.", "- It weighs quality."]
+
+
+def test_up_says_which_own_rules_took_part(draw: Callable[..., str]) -> None:
+    own = Decision(rule="PRJ-001", effect="prefer", because="I like it.", target="guide+0.3", overlay=True)
+    plan = samples.sample_plan(decisions=(own,))
+    for done in (samples.sample_up(plan=plan), samples.sample_up(plan=plan, deployment=None, receipt=None)):
+        text = draw(lambda page, done=done: up.up(page, done))  # type: ignore[misc]
+        assert text.rstrip().endswith("Your own rules took part: PRJ-001")
+    assert "Your own rules" not in draw(lambda page: up.up(page, samples.sample_up()))
 
 
 def test_rejected_is_gathered_unless_verbose(draw: Callable[..., str]) -> None:

@@ -36,7 +36,7 @@ def messages(rules: tuple[Rule, ...]) -> list[str]:
         ("003", "Scenario", None),
         ("000", "9", "has no section '9'"),
         ("002", "27.2.6", "Did you mean"),
-        ("003", "Scenarios", 'Did you mean "scenario"'),
+        ("003", "Scenarios", 'Did you mean "Scenario"'),
         ("004", "7", "cite '000'"),
         ("007", "7", "no text '007'"),
         ("000", None, "without a section"),

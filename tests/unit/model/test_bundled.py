@@ -284,8 +284,10 @@ def test_overlay_adds_and_wins(tmp_path: Path) -> None:
 def test_bad_overlay_files(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(AdvisorError) as e:
-        bundled.get("mine", tmp_path)
+        bundled.listed(tmp_path, strict=True)
     assert (e.value.code, e.value.exit_code) == ("bad-profile", 2)
+    assert bundled.get("mine", tmp_path) is None, "the others are known all the same"
+    assert bundled.get("qwen3-8b", tmp_path) is not None
     assert words in e.value.message
     assert "mine.yaml" in e.value.message
 

@@ -214,10 +214,10 @@ def test_nothing_fits_is_a_result() -> None:
         ({"context": 131072, "format": "q8_0"}, "context 131072 -> 65536"),
         ({"context": 131072, "format": "q8_0"}, "kv-type f16 -> q8_0"),
         ({"format": "bf16", "max_memory_bytes": 6 * fakes.GB}, "without --format bf16"),
-        ({"max_memory_bytes": 2 * fakes.GB}, "without --max-memory 2e+09"),
+        ({"max_memory_bytes": 2 * fakes.GB}, "without --max-memory 2GB"),
         ({"min_tps": 500.0}, "without --min-tps 500"),
         ({"no_download": True}, "without --no-download"),
-        ({"within_s": 5.0}, "without --within 5"),
+        ({"within_s": 5.0}, "without --within 5s"),
         ({"min_quality": 1.0, "format": "q2_k"}, "without --min-quality 1"),
     ],
 )
