@@ -89,6 +89,12 @@ class Settings(Shape, frozen=True):
         return bool(self.get("offline"))
 
 
+def without_network(settings: Settings) -> Settings:
+    """The same settings for a run that may download nothing."""
+    off = Value(True, "flag (--no-download)")
+    return Settings(paths=settings.paths, values=settings.values | {"offline": off})
+
+
 def home(env: Mapping[str, str] | None = None) -> Path | None:
     """The user's home folder; ``None`` where there is none."""
     env = os.environ if env is None else env

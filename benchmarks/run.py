@@ -4,7 +4,8 @@ CPU time, not wall time, wherever one is compared with another: it does not move
 ``python benchmarks/run.py startup`` only times start-up, ``probes`` the recorded machines; ``chain`` runs ``up`` on the
 real model and the same steps by hand; ``formats`` compares predicted and measured memory over several formats;
 ``load-mode`` compares ways to get a file into memory, ``waiting`` threads that spin with threads that sleep;
-``methods`` makes and serves every method of the guide (half an hour). ``numbers`` holds predictions against what others
+``methods`` makes and serves every method of the guide (half an hour). ``choices`` holds what is chosen against bars,
+``brought-up`` brings the first plans of a small model up. ``numbers`` holds predictions against what others
 published and what the engine says: ``sizes``, ``quality``, ``speeds``, ``memory``, ``learned`` (decodes on this
 machine) and ``resident`` (loads models up to 8B). Without a word: all of these. ``providers`` compiles llama.cpp (over
 ten minutes) and holds it against the prebuilt wheel; ``binding`` compiles llama-cpp-python where it is not there yet;
@@ -26,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from choices import brought_up, choices
 from load_mode import load_mode, waiting
 from methods import methods
 from numbers_learned import learned
@@ -324,6 +326,8 @@ def main(argv: list[str]) -> int:
         "offload": offload,
         # Half an hour: every method of the guide, made and served.
         "methods": methods,
+        "choices": choices,
+        "brought-up": brought_up,
     }
     numbers: dict[str, Callable[[Callable[[str], None]], None]] = {
         "memory": memory,

@@ -117,6 +117,9 @@ def request_of(options: PlanOptions | MakingOptions, *, top: int) -> PlanRequest
     """
     recipe = RecipeOptions(**{k: v for k, v in options.items() if k in RECIPE_KEYS})  # type: ignore[arg-type]
     wanted = {_RENAMED.get(k, k): v for k, v in options.items() if k not in MACHINE_KEYS | RECIPE_KEYS}
+    for name in ("goal", "no_download"):  # the request has a default of its own
+        if name in wanted and wanted[name] is None:
+            del wanted[name]
     for name in ("calibration", "adapter"):
         value = wanted.get(name)
         if value is None:

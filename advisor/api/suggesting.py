@@ -73,6 +73,8 @@ def suggest(
         goal = msgspec.structs.replace(goal, context=request.context)
     if request.parallel is not None:
         goal = msgspec.structs.replace(goal, parallel=request.parallel)
+    if request.min_tps is not None:
+        goal = msgspec.structs.replace(goal, min_decode_tps=request.min_tps)
     suggester = Suggester(
         target, goal, request, pack, runtimes=serving, quantizers=makers, executable_here=here, learned=known
     )

@@ -29,6 +29,7 @@ from advisor.facts.plan import Plan
 from advisor.facts.reports import RecommendReport
 from advisor.facts.results import Deployment, Receipt, UpResult, Verification
 from advisor.facts.text import shell_word
+from advisor.settings import without_network
 
 if TYPE_CHECKING:
     from advisor.deploy.manager import Deployments
@@ -69,7 +70,8 @@ def up(
 
     ``model_or_plan``: a model, the id of a kept plan, a plan, or nothing for a small real model. A run that was
     stopped goes on where it was; a deployment of the same plan that is ready is reused. ``provider``: which llama.cpp
-    serves (``path``, ``build``, ``wheel``); the best one for the plan otherwise. ``options``: as ``recommend``.
+    serves (``path``, ``build``, ``wheel``); the best one for the plan otherwise. ``options``: as ``recommend``;
+    ``no_download`` holds for environments, too.
 
     Raises:
         AdvisorError: ``nothing-fits``, ``not-available``, ``quality-gate-failed``, ``not-enough-memory``,
@@ -81,6 +83,8 @@ def up(
 
     checked("up", options)
     s = load_settings(settings)
+    if options.get("no_download"):
+        s = without_network(s)
     if name is not None:
         from advisor.deploy.spec import check_name
 

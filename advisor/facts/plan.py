@@ -205,7 +205,8 @@ class Relaxation(Shape, frozen=True, kw_only=True):
 
 
 class Goal(Shape, frozen=True, kw_only=True):
-    """What the user is after. Weights are of a score's terms and sum to one; targets are floors."""
+    """What the user is after. Weights are of a score's terms and sum to one; targets are floors; ``reasons`` say why,
+    by the names of the fields."""
 
     id: str
     description: str
@@ -215,6 +216,7 @@ class Goal(Shape, frozen=True, kw_only=True):
     weights: dict[str, float]
     because: str
     sources: tuple[SourceRef, ...] = ()
+    reasons: dict[str, str] = {}
 
 
 class PlanRequest(Shape, frozen=True, kw_only=True):

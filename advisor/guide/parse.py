@@ -344,7 +344,7 @@ def rules(doc: Document, *, file: str, overlay: bool) -> tuple[list[Rule], list[
         return [], [], problems
     disabled = attempt(lambda: _strings(doc.value["disable"], "disable")) if doc.value.get("disable") else ()
     entries = doc.value.get("rules")
-    if entries is None and disabled:
+    if not entries and isinstance(entries, list | None) and disabled:
         return [], list(disabled), problems
     listed = attempt(lambda: _sequence(entries, "rules")) or []
     found: list[Rule] = []

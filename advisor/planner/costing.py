@@ -12,7 +12,7 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Goal, PlanRequest, Settings
 from advisor.facts.protocols import EngineOracle
-from advisor.planner.candidate import LLAMA_ENGINES, Candidate, Target, targets
+from advisor.planner.candidate import LLAMA_ENGINES, TENSOR_PARALLEL, Candidate, Target, targets
 from advisor.planner.devices import device_capacity
 from advisor.planner.facts import Facts
 
@@ -27,7 +27,7 @@ ExpertsFn = Callable[..., int | None]
 
 # Share of each memory that is left free.
 HEADROOM: Final = 0.05
-# vLLM's own default share of the device.
+# vLLM's own default share of the device; SGLang and TGI take as much up front, each by an option of its own.
 VLLM_UTILIZATION: Final = 0.92
 _TRIES: Final = 5  # times that layers are moved between devices
 
@@ -58,7 +58,7 @@ def threads(machine: Machine) -> int:
 
 
 def utilization(machine: Machine, target: Target) -> float | None:
-    """The share of the device that vLLM may ask for: its default, or less where less is free."""
+    """The share of the device that vLLM, SGLang and TGI may ask for: vLLM's default, or less where less is free."""
     shares = []
     for d in target.devices:
         free, total = device_capacity(d), d.memory.total_bytes
@@ -120,7 +120,9 @@ class Costing:
             pipeline_parallel=c.pipeline,
             tensor_split=self._split(c.target) if llama else None,
             load_mode="mmap" if llama else None,
-            gpu_memory_utilization=utilization(self.machine, c.target) if c.runtime == "vllm" and on_device else None,
+            gpu_memory_utilization=utilization(self.machine, c.target)
+            if c.runtime in TENSOR_PARALLEL and on_device
+            else None,
         )
         if self.tune is not None:
             base = self.tune(c, base)
@@ -178,7 +180,7 @@ class Costing:
         key = (
             *(c.method, c.made_as, c.runtime, c.target.keys, c.pipeline, imatrix, c.unchanged),
             *(settings.gpu_layers, settings.cpu_moe_layers, settings.load_mode, settings.tensor_split),
-            settings.kv_type,
+            *(settings.kv_type, settings.gpu_memory_utilization),
         )
         found = self._costs.get(key)
         if found is None:
@@ -239,7 +241,25 @@ class Costing:
                     return None
                 settings = msgspec.structs.replace(settings, gpu_layers=layers)
                 cost = self.cost(c, settings, imatrix=imatrix)
-        return settings, cost, self.fit(c, cost, settings)
+        fit = self.fit(c, cost, settings)
+        if settings.gpu_memory_utilization is not None and fit.fits:
+            settings, cost = self._capped(c, settings, cost, imatrix=imatrix)
+        return settings, cost, fit
+
+    def _capped(self, c: Candidate, settings: Settings, cost: Cost, *, imatrix: bool) -> tuple[Settings, Cost]:
+        """Settings with which a runtime that fills its devices stays below ``--max-memory``, and their cost.
+
+        What the plan itself needs on each device stays; where that leaves too much the plan is left as it is.
+        """
+        most, share = self.request.max_memory_bytes, settings.gpu_memory_utilization
+        whole = sum(d.memory.total_bytes or 0 for d in c.target.devices)
+        if most is None or share is None or not whole or not int(cost.memory.total.value) <= most < _taken(cost):
+            return settings, cost
+        over = _taken(cost) - most
+        smaller = math.floor((share - (over + len(c.target.devices)) / whole) * 10**4) / 10**4
+        capped = msgspec.structs.replace(settings, gpu_memory_utilization=smaller)
+        less = self.cost(c, capped, imatrix=imatrix)
+        return (capped, less) if _taken(less) <= most else (settings, cost)
 
     def cache_bytes(self, c: Candidate) -> int | None:
         """Bytes of the KV cache of a candidate that was costed before, on all its devices; ``None`` without one."""
@@ -304,9 +324,10 @@ class Costing:
         if on_host:
             parts.append((on_host, host))
         short = max((need - limit for need, limit in parts), default=0)
-        # A split fills the device on purpose: what stays free is what stays free on the host.
-        told = parts[-1:] if c.target.placement == "split" and on_host and short <= 0 else parts
-        free = min(((limit - need) / limit if limit else -1.0 for need, limit in told), default=1.0)
+        if c.target.placement == "split" and on_host and short <= 0:
+            # A split fills the device on purpose: what stays free is what stays free of all that it runs on.
+            parts = [(sum(need for need, _ in parts), sum(limit for _, limit in parts))]
+        free = min(((limit - need) / limit if limit else -1.0 for need, limit in parts), default=1.0)
         return Fit(short <= 0, max(0, short), round(free, 4))
 
     def late_facts(self, cost: Cost, fit: Fit, source: str) -> Facts:
@@ -321,7 +342,6 @@ class Costing:
         download = cost.disk.download_bytes
         if download is None and self.model.path is None and self.model.weights_format == "none":
             download = self.model.params * 2
-        total = int(cost.memory.total.value)
 
         def at_least(value: float | None, wanted: float | None) -> bool | None:
             return True if wanted is None else None if value is None else value >= wanted
@@ -329,7 +349,7 @@ class Costing:
         return {
             "fit.fits": fit.fits,
             "fit.headroom_ratio": fit.headroom,
-            "fit.within_max_memory": request.max_memory_bytes is None or total <= request.max_memory_bytes,
+            "fit.within_max_memory": request.max_memory_bytes is None or _taken(cost) <= request.max_memory_bytes,
             "speed.decode_tps": decode,
             "speed.above_min": at_least(decode, request.min_tps),
             "speed.above_goal": at_least(decode, self.goal.min_decode_tps),
@@ -359,6 +379,11 @@ class Costing:
                 fits = True if True in verdicts else None if None in verdicts else False
                 out[f"fit.{where}_{bits}bit_fits"] = fits
         return out
+
+
+def _taken(cost: Cost) -> int:
+    """Bytes that a plan needs and that its runtime takes up front beyond that."""
+    return sum(int(q.value) for q in (cost.memory.total, cost.memory.reserved) if q is not None)
 
 
 def quality_share(cost: Cost) -> float | None:

@@ -17,8 +17,9 @@ from advisor.facts.plan import Goal
 
 SCHEMA: Final = "advisor/goal/v1"
 TERMS: Final = ("quality", "speed", "memory", "time", "disk")
-_KEYS: Final = ("schema", "id", "description", "context", "parallel", "min_decode_tps", "weights", "because", "sources")
-_CACHE_FORMAT: Final = 1
+_REASONED: Final = ("context", "parallel", "min_decode_tps", "weights")
+_KEYS: Final = ("schema", "id", "description", *_REASONED, "because", "reasons", "sources")
+_CACHE_FORMAT: Final = 2
 
 
 def load(
@@ -123,6 +124,12 @@ def _wrong(goal: Goal) -> tuple[str, str] | None:
         return "weights", f"weights are numbers from 0 to 1 for each of {', '.join(TERMS)}"
     if abs(sum(weights.values()) - 1) > 1e-9:
         return "weights", f"weights sum to 1, not to {sum(weights.values()):g}"
+    for name in goal.reasons:
+        if name not in _REASONED:
+            return (
+                f"reasons.{name}",
+                f"a goal has no {name!r} to give reasons for.{did_you_mean(name, list(_REASONED))}",
+            )
     if not 1 <= goal.context <= 16_777_216:
         return "context", "context is from 1 to 16777216 tokens"
     if not 1 <= goal.parallel <= 4096:

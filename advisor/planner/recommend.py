@@ -311,7 +311,8 @@ class _Run:
         if out is not None:
             short = fit.short_by if "fit.fits" in out.varies else None
             if out.rule.id == "MEM-002" and self.costing.request.max_memory_bytes is not None:
-                short = int(cost.memory.total.value) - self.costing.request.max_memory_bytes
+                over = int(cost.memory.total.value) - self.costing.request.max_memory_bytes
+                short = over if over > 0 else None
             self._drop(c, out.rule, facts, short, cost, fit)
             return
         outcome = run(self.everything, facts)

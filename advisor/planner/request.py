@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isinf
 from typing import Final
 
 import msgspec
@@ -31,6 +32,8 @@ _WORDS: Final = frozenset(("candidate.method", "candidate.runtime"))
 _RUNTIMES: Final = tuple(
     sorted(RUNTIMES, key=lambda r: r not in ("vllm", "transformers", "llama.cpp", "llama-cpp-python"))
 )
+# Requests at a time, and threads: as many as a goal may want.
+MOST_PARALLEL: Final = 4096
 
 
 def check(
@@ -49,23 +52,54 @@ def check(
     Raises:
         AdvisorError: ``word-not-found``; ``bad-option``; ``contradictory-options`` (with the rule that says so).
     """
+    _check_kinds(request)
     check_words(request, model=model)
-    for what, number in (
-        ("context", request.context),
-        ("parallel", request.parallel),
-        ("min-tps", request.min_tps),
-        ("max-memory", request.max_memory_bytes),
-        ("within", request.within_s),
-        ("min-quality", request.min_quality),
-        ("top", request.top),
-    ):
+    for what, number in _numbers(request):
         if number is not None and not number > 0:
             raise AdvisorError("bad-option", f"--{what} is above zero, not {number}.")
+        if number is not None and isinf(number):
+            raise AdvisorError("bad-option", f"--{what} is a finite number, not {number}; leave it out for no limit.")
+    for what, number in (("parallel", request.parallel), ("threads", request.threads)):
+        if number is not None and number > MOST_PARALLEL:
+            raise AdvisorError("bad-option", f"--{what} is at most {MOST_PARALLEL}, not {number}.")
     check_context(request.context)
     if request.min_quality is not None and request.min_quality > 1:
         raise AdvisorError("bad-option", f"--min-quality is at most 1, the original's, not {request.min_quality}.")
     _check_quantizer(request, quantizers, model)
     _check_rules(request, pack, f"advisor {command} {shell_word(model)}")
+
+
+def _numbers(request: PlanRequest) -> tuple[tuple[str, float | None], ...]:
+    """The numbers that a person may ask for, by the names of their options."""
+    return (
+        ("context", request.context),
+        ("parallel", request.parallel),
+        ("threads", request.threads),
+        ("top", request.top),
+        ("max-memory", request.max_memory_bytes),
+        ("min-tps", request.min_tps),
+        ("within", request.within_s),
+        ("min-quality", request.min_quality),
+    )
+
+
+_WHOLE: Final = frozenset(("context", "parallel", "threads", "top", "max-memory"))
+
+
+def _check_kinds(request: PlanRequest) -> None:
+    """Refuse what is no number or no word at all: the library may be called with anything.
+
+    Raises:
+        AdvisorError: ``bad-option`` with the option's name.
+    """
+    for what, number in _numbers(request):
+        kind = int if what in _WHOLE else (int, float)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, kind)):
+            raise AdvisorError("bad-option", f"--{what} is a {'whole ' * (kind is int)}number, not {number!r}.")
+    for field in ("method", "format", "runtime", "quantizer", "kv_type"):
+        word = getattr(request, field)
+        if word is not None and not isinstance(word, str):
+            raise AdvisorError("bad-option", f"--{field.replace('_', '-')} is a word, not {word!r}.")
 
 
 def check_choice(method: str, fmt: str, runtime: str, pack: RulePack, *, model: str = "8B") -> None:
@@ -239,7 +273,7 @@ def forbids(pack: RulePack, method: str, fmt: str | None, runtime: str) -> Rule 
 
 
 def effective_goal(goal: Goal, request: PlanRequest, model: ModelFacts) -> tuple[Goal, tuple[str, ...]]:
-    """The goal with the user's context and parallel, the context cut to what the model was trained for.
+    """The goal with the user's context, parallel and speed, the context cut to what the model was trained for.
 
     Returns:
         The goal and sentences on what was changed.
@@ -250,6 +284,5 @@ def effective_goal(goal: Goal, request: PlanRequest, model: ModelFacts) -> tuple
         notes.append(f"context {context} was cut to {model.context_max}, the longest the model was trained for")
         context = model.context_max
     parallel = request.parallel if request.parallel is not None else goal.parallel
-    values = goal.to_json() | {"context": context, "parallel": parallel}
-    values["sources"] = goal.sources
-    return Goal(**values), tuple(notes)
+    wanted = request.min_tps if request.min_tps is not None else goal.min_decode_tps
+    return msgspec.structs.replace(goal, context=context, parallel=parallel, min_decode_tps=wanted), tuple(notes)

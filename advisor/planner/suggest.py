@@ -40,10 +40,11 @@ CLASSES: Final = ("1B", "3B", "8B", "14B", "32B", "70B", "30B:3B", "120B:5B", "2
 # The fewest bits a weight of all formats that are tried; types that only others make are not.
 _LEAST_BITS: Final = min(bits for fmt, bits in BITS.items() if fmt not in GGUF_SERVED)
 _USUAL_BITS: Final = BITS["q4_k_m"]
+# The share of the weights that a similar model may well need less.
+_NEAR: Final = 0.15
 # Half of the speed term's scale where the goal has no floor, as for plans.
 _DEFAULT_TPS: Final = 10.0
-# The smallest size on the scale of ability.
-_SMALLEST: Final = 1e8
+_SMALLEST: Final = 1e8  # parameters, at the low end of the scale of ability
 # Contexts are not looked for beyond this where the model does not say what it was trained for.
 _LONGEST: Final = 131_072
 _PLAIN: Final = frozenset(("bf16", "bfloat16", "f16", "fp16", "float16", "f32", "float32"))
@@ -54,7 +55,7 @@ _WAYS: Final = 3
 
 
 class Best(NamedTuple):
-    """The best way to run a model: the plan, the plan in short, and the best few ways in order."""
+    """The best way to run a model: the plan, also in short, its best few ways and those short of a little memory."""
 
     model: ModelFacts
     plan: Plan
@@ -67,6 +68,12 @@ class Missing(NamedTuple):
 
     short_by: int | None
     because: str
+
+
+def _near(found: Round, params: int) -> tuple[Way, ...]:
+    """The ways that were dropped for a little memory."""
+    near = _NEAR * params / 8
+    return tuple(way(d[0]) for d in found.dropped if 0 < (d.short_by or 0) <= near * (bits_of(d[0].format) or 0))
 
 
 class Suggester:
@@ -104,8 +111,8 @@ class Suggester:
         """The best plan for ``model``, or why there is none.
 
         Args:
-            like: the best plan of a similar model. Where the best of its few best ways runs on the same devices, other
-                ways are not looked at; models whose weights are in a format of their own are always planned in full.
+            like: the best plan of a similar, no larger model. Where the best of its few best ways runs on the same
+                devices, no others are looked at, but for models whose weights are in a format of their own.
         """
         least = int(model.params * _LEAST_BITS / 8)
         if model.weights_bytes is not None:
@@ -118,7 +125,8 @@ class Suggester:
             )
         serving = self._usable or self.runtimes
         planner = Planner(model, tensors(model), self.pack, serving, self.quantizers, learned=self.learned)
-        ways = like.ways if isinstance(like, Best) and not _own_format(model) else ()
+        no_larger = isinstance(like, Best) and like.model.params <= model.params
+        ways = like.ways if isinstance(like, Best) and no_larger and not _own_format(model) else ()
         found = planner.plan(self.machine, self.goal, self.request, only=ways) if ways else None
         if found is None or not found.kept or found.kept[0].candidate.target.keys != ways[0][3:]:
             found = planner.plan(self.machine, self.goal, self.request)
@@ -135,7 +143,12 @@ class Suggester:
         if plan.settings.context // plan.settings.parallel < self.goal.context:
             meets = False
         best = tuple(dict.fromkeys(way(s.candidate) for s in found.kept))[:_WAYS]
-        return Best(model, plan, _choice(plan, longest, self.cards, meets), best)
+        return Best(
+            model,
+            plan,
+            _choice(plan, longest, self.cards, meets),
+            tuple(dict.fromkeys(best + _near(found, model.params))),
+        )
 
     def _worth_trying(self, found: Round) -> dict[str, RuntimeCapabilities]:
         """Of the runtimes that can be used the ones that advisor starts itself, and the best of all; of the programs

@@ -101,7 +101,11 @@ def find(name: str, *, overlay: Path | None = None) -> HardwareProfile:
         raise AdvisorError(
             "hardware-not-found",
             f'There is no hardware profile "{clean(name, 60)}".{near}',
-            context=[f"left out: {e.message}" for e in broken],
+            context=[
+                *(f"left out: {e.message}" for e in broken),
+                "a card that has no profile: --vram 12GB --bandwidth 360GB/s; a machine without one: "
+                "--hardware cpu --memory 16GB",
+            ],
             hint="advisor hardware list",
         )
     return bundled(found)
@@ -134,7 +138,12 @@ def _near(wanted: str, overlay: Path | None) -> str:
     longer = [i for i in names(overlay) if i.startswith(f"{wanted}-")][:4]
     if longer:
         return " Did you mean " + " or ".join(f'"{i}"' for i in longer) + "?"
-    return did_you_mean(wanted, list(dict.fromkeys([*_index().names, *names(overlay)])))
+    close = did_you_mean(wanted, list(dict.fromkeys([*_index().names, *names(overlay)])))
+    # A computer's name holds its chip's: "MacBook Air M2".
+    held = [i for i in names(overlay) if f"-{i}-" in f"-{wanted}-"]
+    if not close and held:
+        return f' Did you mean "{max(held, key=len)}"?'
+    return close
 
 
 def build_index(folder: Path) -> bytes:

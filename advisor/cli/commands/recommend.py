@@ -35,15 +35,16 @@ _MODELS: Final = 10
 @click.argument("model", required=False)
 @option("--pareto", is_flag=True, help="Only plans that no other one beats in quality, speed and memory together.")
 @plot_option(help="Draw speed against quality into FILE.svg or FILE.png, or here (-).")
+@option("--preview", is_flag=True, help="Also show the first plan in full, with the commands that `up` stands for.")
 @recommend_options
-def recommend(run: Run, model: str | None, plot: Path | None, top: int | None, **options: Any) -> int:
+def recommend(run: Run, model: str | None, plot: Path | None, top: int | None, *, preview: bool, **options: Any) -> int:
     """Rank the ways to run MODEL on a machine, with reasons; without MODEL, what to run on it at all.
 
     MODEL is a hub id, a folder, a .gguf file, pypi:PACKAGE or a bare size such as 8B or 30.5B:3.3B.
     Exit code 3: nothing fits; the answer then says what would have to give.
     """
     if model is None and options["model_facts"] is None:
-        return _suggest(run, plot, top or _MODELS, options)
+        return _suggest(run, plot, top or _MODELS, options, preview=preview)
     from advisor import api
 
     from ..views import plans as view
@@ -55,7 +56,7 @@ def recommend(run: Run, model: str | None, plot: Path | None, top: int | None, *
         from ..views import pictures
 
         target.draw([pictures.plans(report)])
-    asked = view.Asked(options["context"], options["parallel"], options["kv_type"], options["pareto"])
+    asked = view.Asked(options["context"], options["parallel"], options["kv_type"], options["pareto"], preview)
 
     def human(page: Page) -> None:
         view.recommendation(page, report, verbose=run.verbose, asked=asked)
@@ -71,14 +72,15 @@ def recommend(run: Run, model: str | None, plot: Path | None, top: int | None, *
     return EXIT_OK if report.plans else EXIT_NO
 
 
-def _suggest(run: Run, plot: Path | None, top: int, options: dict[str, Any]) -> int:
+def _suggest(run: Run, plot: Path | None, top: int, options: dict[str, Any], *, preview: bool) -> int:
     from advisor import api
 
     from ..views import suggestions as view
 
     del options["model_facts"]
-    if options.pop("pareto") or plot is not None:
-        word = "--plot" if plot is not None else "--pareto"
+    pareto = options.pop("pareto")
+    if pareto or preview or plot is not None:
+        word = "--plot" if plot is not None else "--pareto" if pareto else "--preview"
         raise AdvisorError(
             "contradictory-options",
             f"{word} speaks of the plans of one model; name a MODEL or a size.",

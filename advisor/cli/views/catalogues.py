@@ -151,8 +151,11 @@ def _weights(found: ModelFacts) -> str | Cell:
     return Cell(found.weights_format, "", shown.size(found.weights_bytes))
 
 
+_FIELDS: Final = {"parallel": "slots", "min_decode_tps": "speed"}
+
+
 def goals(page: Page, found: tuple[Goal, ...], *, verbose: bool = False) -> None:
-    """A table of goals, with what each is ranked by; with ``verbose`` also on whose word."""
+    """A table of goals, with what each is ranked by; with ``verbose`` also on whose word, and why each is as it is."""
     page.table(
         [Column("goal"), Column("for"), Column("context", True), Column("slots", True), Column("ranked by")],
         [
@@ -166,3 +169,7 @@ def goals(page: Page, found: tuple[Goal, ...], *, verbose: bool = False) -> None
             for goal in found
         ],
     )
+    for goal in found if verbose else ():
+        page.title(goal.id)
+        page.text(goal.because)
+        page.fields([(_FIELDS.get(name, name), text) for name, text in goal.reasons.items()])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _KLD: Final = "KLD: how far its next-token probabilities are from the 16-bit model's, in nats; 0 is the same."
 _CLOSEST: Final = 3
+_MEMORY: Final = "Memory: of the devices and of the host beside them, together; --preview shows each."
 _STATUS: Final = {"ready": GOOD, "needs": FAIR, "elsewhere": FAINT}
 
 
@@ -31,6 +32,7 @@ class Asked(NamedTuple):
     parallel: int | None = None
     kv_type: str | None = None
     pareto: bool = False
+    preview: bool = False
 
 
 def data(report: RecommendReport) -> RecommendData:
@@ -50,6 +52,8 @@ def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False
         page.table(_COLUMNS, [_row(plan, cards) for plan in report.plans])
         page.text(_scale(report.plans[0], report.goal), FAINT)
         page.text(_KLD, FAINT)
+        if any(len(plan.memory.by_device) > 1 for plan in report.plans):
+            page.text(_MEMORY, FAINT)
         if asked is not None and asked.pareto:
             page.text("Only plans that no other one beats in quality, speed and memory together.", FAINT)
         if verbose:
@@ -67,8 +71,13 @@ def recommendation(page: Page, report: RecommendReport, *, verbose: bool = False
         page.blank()
         page.text("Your own rules took part: " + ", ".join(report.overlay_rules), FAIR)
     if report.plans:
+        previewed = asked is not None and asked.preview
+        if previewed:
+            page.title(f"Preview of plan {report.plans[0].id}")
+            _card(page, report.plans[0])
+            _by_hand(page, report.plans[0])
         page.blank()
-        page.fields(_next(report.plans[0]))
+        page.fields(_next(report.plans[0], commands=not previewed))
 
 
 def _header(page: Page, report: RecommendReport, asked: Asked) -> None:
@@ -101,11 +110,11 @@ def _room(plan: Plan) -> str:
     return room(s.context // s.parallel, s.parallel, s.kv_type)
 
 
-def _next(first: Plan) -> tuple[tuple[str, str], ...]:
+def _next(first: Plan, *, commands: bool) -> tuple[tuple[str, str], ...]:
     reasons = ("see why", f"advisor explain {first.id}")
     if first.status == "ready" and first.executable_here:
         return (("carry it out", f"advisor up {first.id}"), reasons)
-    return (("see the commands", f"advisor up --dry-run {first.id}"), reasons)
+    return (("see the commands", f"advisor up --dry-run {first.id}"), reasons) if commands else (reasons,)
 
 
 _COLUMNS: Final = (
@@ -233,6 +242,13 @@ def relaxations(page: Page, report: RecommendReport) -> None:
 def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:
     """One plan alone: what it is, what it takes, and the commands that do the same by hand."""
     page.title(f"Plan {plan.id}: {plan.model}")
+    _card(page, plan)
+    why(page, (plan,), verbose=verbose)
+    section(page, "Against the next best", gathered((plan,), _against))
+    _by_hand(page, plan)
+
+
+def _card(page: Page, plan: Plan) -> None:
     cards = sum(key != "host" for key in plan.devices)
     page.fields(
         [
@@ -245,6 +261,7 @@ def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:
             ("status", Cell(plan.status, _STATUS[plan.status])),
             ("holds", _room(plan)),
             ("memory", quantity_cell(plan.memory.total)),
+            *_shares(plan),
             ("decode", quantity_cell(plan.speed.decode)),
             ("prefill", quantity_cell(plan.speed.prefill)),
             ("KLD", quantity_cell(plan.quality.kld)),
@@ -254,8 +271,15 @@ def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:
             ("disk", Cell(shown.size(plan.disk.peak_bytes), "", "at the most")),
         ]
     )
-    why(page, (plan,), verbose=verbose)
-    section(page, "Against the next best", gathered((plan,), _against))
+
+
+def _shares(plan: Plan) -> list[tuple[str, str | Cell]]:
+    """What each device and the host takes, where there is more than one."""
+    parts = plan.memory.by_device
+    return [(f"  on {key}", quantity_cell(q)) for key, q in sorted(parts.items())] if len(parts) > 1 else []
+
+
+def _by_hand(page: Page, plan: Plan) -> None:
     commands = [*plan.commands.quantize, *plan.commands.serve]
     if commands:
         page.title("By hand")

@@ -63,7 +63,7 @@ def keep(home: Settings, plan: Plan | None = None, *, machine: str = "this", **v
     kept = keeping.KeptPlan(
         version=1, plan=plan, model_ref="org/smol-lm", request=PlanRequest(), machine=machine, vendors=vendors
     )
-    assert keeping.keep(home, (kept,), (), "org/smol-lm") is None
+    assert keeping.keep_plans(home, (kept,)) is None
     return plan
 
 

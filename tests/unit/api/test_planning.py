@@ -11,6 +11,7 @@ import advisor
 from advisor import api, settings
 from advisor.api import keeping
 from advisor.errors import AdvisorError
+from tests.support.gguf_writer import llama_like
 
 EIGHT_B = "meta-llama/Llama-3.1-8B-Instruct"
 MACHINES = Path(__file__).resolve().parents[2] / "fixtures" / "machines"
@@ -200,6 +201,14 @@ def test_up_of_a_model_without_weights_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(AdvisorError) as caught:
         api.up("8B")
     assert caught.value.code == "model-needs-download"
+
+
+def test_up_without_downloads_builds_no_environment_either(tmp_path: Path) -> None:
+    model = llama_like(tmp_path / "tiny.gguf", types="q8_0")
+    with pytest.raises(AdvisorError) as caught:
+        api.up(str(model), no_download=True)
+    assert (caught.value.code, caught.value.data["missing"]) == ("offline", ["llama.cpp"])
+    assert not settings.load().paths.envs.exists()
 
 
 def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ LINES: dict[str, tuple[int, str]] = {
     "recommend": (0, "recommend"),
     "recommend --goal coding --top 3": (0, "recommend"),
     "recommend 8B --pareto": (0, "recommend"),
+    "recommend 8B --preview": (0, "recommend"),
     "compare": (0, "compare"),
     "compare 8B --measure": (0, "compare"),
     "estimate 8B": (0, "estimate"),
@@ -95,11 +96,19 @@ def test_people_get_text(advise: Advise, line: str, columns: str, monkeypatch: p
     assert done.code == LINES[line][0], done.err
     assert done.out.strip()
     assert "\x1b" not in done.out + done.err
-    raw_or_copied = ("schema", "up --dry-run")
+    raw_or_copied = ("schema", "up --dry-run", "recommend 8B --preview")
     if not line.startswith(raw_or_copied):
         # Only a word that no line could hold sticks out: an address, a path, an id is never cut.
         long = [text for text in done.out.splitlines() if len(text) > int(columns)]
         assert [text for text in long if max(map(len, text.split())) < int(columns) - 2] == []
+
+
+def test_a_preview_shows_the_first_plan_with_its_commands(advise: Advise) -> None:
+    plain, preview = advise("recommend", "8B").out, advise("recommend", "8B", "--preview").out
+    assert "Preview of plan p-3f2a9c" not in plain
+    _, shown = preview.split("Preview of plan p-3f2a9c")
+    assert "By hand" in shown and "quantizing" in shown and "see the commands" not in shown
+    assert advise("recommend", "8B", "--preview", "--json").out == advise("recommend", "8B", "--json").out
 
 
 @pytest.mark.parametrize("line", LINES)

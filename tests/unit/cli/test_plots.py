@@ -208,7 +208,7 @@ def test_the_terminal_is_for_people(advise: Advise, mode: str) -> None:
 
 
 def test_without_a_model_there_is_nothing_to_draw(advise: Advise, tmp_path: Path) -> None:
-    for words in (("--plot", str(tmp_path / "a.svg")), ("--pareto",)):
+    for words in (("--plot", str(tmp_path / "a.svg")), ("--pareto",), ("--preview",)):
         done = advise("recommend", *words)
         assert done.code == 2
         assert "hint: advisor recommend 8B" in done.err

@@ -30,6 +30,15 @@ def own(folder: Path, name: str, *rules: str, disable: str = "") -> Path:
     return write(folder, name, *rules, head=OWN.format(f"disable: {disable}\n" if disable else ""))
 
 
+@pytest.mark.parametrize("rest", ["", "rules: []\n"])
+def test_a_file_that_only_disables_needs_no_rules(tmp_path: Path, rest: str) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        f"schema: advisor/rules/v1\nfamily: mine\ntitle: Mine\ndisable: [GUIDE-060]\n{rest}", encoding="utf-8"
+    )
+    pack = load_pack(overlay=tmp_path)
+    assert pack.problems == () and "GUIDE-060" not in {r.id for r in pack.rules}
+
+
 def test_folder_and_project_take_part_and_are_named(tmp_path: Path) -> None:
     mine = own(tmp_path / "rules", "mine.yaml", setter("USR-001", "32", overrides="[GUIDE-102]"), disable="[GUIDE-111]")
     project = own(tmp_path, PROJECT_FILE, rule("PRJ-001", when="{candidate.runtime: tgi}"))
@@ -160,3 +169,13 @@ def test_shuffled_files_and_rules_give_the_same_bytes(tmp_path: Path, seed: int)
         )
 
     assert pack(0) == pack(1) == pack(2)
+
+
+def test_the_rule_in_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (datafiles.rules_dir().parent / "README.md").read_text(encoding="utf-8")
+    (block,) = [b.split("```")[0] for b in readme.split("```yaml\n")[1:] if "advisor/rules/v1" in b]
+    (tmp_path / "mine.yaml").write_text(block, encoding="utf-8")
+    pack = load_pack(overlay=tmp_path)
+    assert pack.problems == ()
+    assert next(r for r in pack.rules if r.id == "OWN-001").overlay
+    assert lint(overlay=tmp_path) == ()

@@ -63,6 +63,7 @@ def test_a_users_goal_goes_over_the_bundled_one(tmp_path: Path) -> None:
         ("context: 1024", "context: 8k", "context"),
         ("because:", "becuase:", 'Did you mean "because"'),
         ("[{title: me}]", "[]", "sources"),
+        ("because:", "reasons: {contxt: so}\nbecause:", 'Did you mean "context"'),
         ("id: chat", "id: chat\nid: chat", "written twice"),
     ],
 )

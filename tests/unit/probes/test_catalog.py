@@ -247,3 +247,13 @@ def test_a_name_used_twice_stops_the_index(tmp_path: Path) -> None:
     own(tmp_path, "b-card")
     with pytest.raises(AdvisorError, match="is used by a-card and by b-card"):
         build_index(tmp_path)
+
+
+def test_a_computer_named_by_its_chip_is_told_the_chip() -> None:
+    for name, near in (("MacBook Air M2", "m2"), ("MacBook Pro M3 Max 40", "m3-max-40"), ("my PC with a T4", "t4")):
+        with pytest.raises(AdvisorError) as caught:
+            catalog.find(name)
+        assert "Did you mean" in caught.value.message and near in caught.value.message
+    with pytest.raises(AdvisorError) as caught:
+        catalog.find("raspberry pi 5")
+    assert "--hardware cpu --memory" in caught.value.context[0] and "--vram" in caught.value.context[0]
