@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from advisor.api.providing import Serving
     from advisor.backends.base import Command, Runtime
     from advisor.deploy.manager import Deployments
-    from advisor.deploy.spec import LaunchSpec
+    from advisor.deploy.spec import Fallback, LaunchSpec
     from advisor.execute.envs import Env
     from advisor.execute.steps import Steps
     from advisor.facts.machine import Machine
+    from advisor.facts.recovery import LadderStep
     from advisor.settings import Settings
 
 _LOG_LINES: Final = 5000
@@ -79,16 +80,20 @@ def launch(
     serving: Serving | None = None,
     machine: Machine | None = None,
     provider: str | None = None,
+    recover: str | None = None,
+    lower: tuple[LadderStep, ...] = (),
 ) -> tuple[Deployment, str | None]:
     """Start the plan's runtime under supervision, as a step; the deployment and its key, where it has one.
 
     ``serving``: the programs that serve; without, or for the wheel, the environment ``env`` does. ``machine``: whose
     devices the plan names; the server sees those alone. ``provider``: the one that the user asked for; a deployment
-    of the plan by another one is in the way.
+    of the plan by another one is in the way. ``recover``, ``lower``: what the supervisor does when memory runs out
+    under traffic.
 
     Raises:
         AdvisorError: as ``Deployments.launch``, with the runtime's own diagnosis of its log.
     """
+    from advisor.backends.causes import SAID_BY_RUNTIMES
     from advisor.backends.registry import runtimes
     from advisor.deploy import ports
     from advisor.execute.steps import Outcome, Step
@@ -102,12 +107,22 @@ def launch(
     def run() -> Outcome[Deployment]:
         at = free_port(deployments, name, endpoint)
 
-        def spec_at(p: int) -> LaunchSpec:
-            command = command_line(
-                plan, deployment_name(model), made, env, at_host, p, key_file, serving, machine, daemon
+        def command_of(wanted: Plan, p: int) -> Command:
+            return command_line(
+                wanted, deployment_name(model), made, env, at_host, p, key_file, serving, machine, daemon
             )
+
+        def spec_at(p: int) -> LaunchSpec:
+            command = command_of(plan, p)
             spec = _spec(plan, model, made, runtime, name, at_host, p, command, explicit=explicit, key_file=key_file)
-            return msgspec.structs.replace(spec, provider=serves)
+            return msgspec.structs.replace(
+                spec,
+                provider=serves,
+                recover=recover or str(settings.get("recover")),
+                fallbacks=tuple(_fallback(step, command_of(step.plan, p)) for step in lower),
+                oom_patterns=SAID_BY_RUNTIMES,
+                watch_devices=_watched(plan, machine),
+            )
 
         started = deployments.launch(
             spec_at(at),
@@ -131,6 +146,34 @@ def launch(
     return started, read_key(started.api_key_file)
 
 
+def _fallback(step: LadderStep, command: Command) -> Fallback:
+    from advisor.deploy.spec import Fallback
+    from advisor.settings import server_environment
+
+    return Fallback(
+        plan_id=step.plan.id,
+        change=step.change,
+        given_up=step.given_up,
+        device=step.device,
+        frees_bytes=step.frees_bytes,
+        argv=command.argv,
+        env={**server_environment(), **command.env},
+    )
+
+
+def _watched(plan: Plan, machine: Machine | None) -> tuple[dict[str, str], ...]:
+    """The plan's devices whose memory can be read from time to time. A runtime that reserves its share when it starts
+    takes no more later."""
+    if machine is None or plan.settings.gpu_memory_utilization is not None:
+        return ()
+    out = []
+    for d in machine.devices:
+        name = {"nvidia": d.uuid, "amd": d.pci}.get(d.vendor)
+        if d.id in plan.devices and name and not d.unified_memory:
+            out.append({"id": d.id, "vendor": d.vendor, "uuid" if d.vendor == "nvidia" else "pci": name})
+    return tuple(out)
+
+
 def _only(plan: Plan, machine: Machine | None, serving: Serving | None) -> tuple[str, ...]:
     """Options that keep a server with Vulkan off the devices that the plan does not name."""
     from advisor.backends import selection
@@ -144,9 +187,9 @@ def _only(plan: Plan, machine: Machine | None, serving: Serving | None) -> tuple
 
 
 def _log(deployments: Deployments, name: str) -> tuple[str, ...]:
-    """The deployment's log as far as it is kept, or nothing where there is none."""
+    """The log of the deployment's last launch, or nothing where there is none."""
     try:
-        return deployments.logs(name, _LOG_LINES)
+        return deployments.run_log(name, _LOG_LINES)
     except AdvisorError:
         return ()
 

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 from advisor.facts.plan import Warning_
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from advisor.facts.bench import MeasuredEngine, Measurement, ThreadChoice
     from advisor.facts.machine import Machine
     from advisor.facts.model import ModelFacts
     from advisor.facts.plan import Plan
+    from advisor.facts.recovery import MemoryLesson
     from advisor.facts.results import Deployment, Receipt
+    from advisor.planner.costing import CostFn
     from advisor.planner.learned import Learned
+    from advisor.planner.lessons import Lessons
     from advisor.settings import Settings
 
 
@@ -129,3 +134,80 @@ def keep(
     from advisor.execute import measurements
 
     return measurements.keep(settings, machine, speeds, threads)
+
+
+def lessons(settings: Settings, machine: Machine, *, here: bool) -> Lessons | None:
+    """What out-of-memory taught about this machine's memory; ``None`` where nothing did, and for other machines."""
+    from advisor.execute import measurements
+
+    if not here or not measurements.path_of(settings, machine).exists():
+        return None
+    kept = measurements.load(settings, machine).kept.memory
+    if not kept:
+        return None
+    from advisor.planner.lessons import Lessons
+
+    found = Lessons(kept, boot=this_boot())
+    return found if found else None
+
+
+def costs(settings: Settings, facts: ModelFacts, machine: Machine, lessons: Lessons | None) -> CostFn | None:
+    """Costs with what was measured of the model and learned of the machine; ``None``: as the formulas have them."""
+    from advisor.api import qualities
+
+    base = qualities.cost_function(settings, facts)
+    return base if lessons is None else lessons.cost_function(machine, base)
+
+
+def this_boot() -> str:
+    """What names this boot; empty where the system has no name for it."""
+    from advisor.probes.boot import boot_id
+    from advisor.probes.source import LiveSource
+
+    return boot_id(LiveSource())
+
+
+def teach(settings: Settings, machine: Machine, lesson: MemoryLesson) -> str | None:
+    """Keep a lesson in the place of an earlier one on the same; what went wrong in words."""
+
+    def added(kept: tuple[MemoryLesson, ...]) -> tuple[MemoryLesson, ...]:
+        others = tuple(
+            x
+            for x in kept
+            if (x.runtime, x.device, x.ratio is None) != (lesson.runtime, lesson.device, lesson.ratio is None)
+        )
+        return (*others, lesson)
+
+    return _remember(settings, machine, added)
+
+
+def disprove(settings: Settings, machine: Machine, plan: Plan, receipt: Receipt) -> str | None:
+    """Forget ceilings of the host's memory that this launch has gone beyond; what went wrong in words."""
+    measured = receipt.measured.memory
+    if measured is None or learned_nothing(settings, machine):
+        return None
+    from advisor.planner.lessons import lifted
+
+    return _remember(settings, machine, lambda kept: lifted(kept, device="host", bytes_=int(measured.value)))
+
+
+def learned_nothing(settings: Settings, machine: Machine) -> bool:
+    """Whether nothing is known of this machine's memory."""
+    from advisor.execute import measurements
+
+    return not measurements.path_of(settings, machine).exists() or not measurements.load(settings, machine).kept.memory
+
+
+def _remember(
+    settings: Settings,
+    machine: Machine,
+    change: Callable[[tuple[MemoryLesson, ...]], tuple[MemoryLesson, ...]],
+) -> str | None:
+    from advisor.errors import AdvisorError
+    from advisor.execute import measurements
+
+    try:
+        measurements.add(settings, machine, memory=change)
+    except AdvisorError as e:
+        return f"What was learned of the memory is not kept: {e.message}"
+    return None

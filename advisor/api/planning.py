@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import msgspec
 
 from advisor import datafiles
-from advisor.api import keeping, learning, qualities, sharing
+from advisor.api import keeping, learning, sharing
 from advisor.api.context import (
     DEFAULT_MODEL,
     bundle_or_probe,
@@ -191,6 +191,11 @@ def _recommend(
     able = {name: q.capabilities() for name, q in quantizers().items()}
     check(request, pack, able, model=facts.ref)  # what no machine can run, before what this recipe lacks
     _check_recipe(facts, request)
+    seen = machine
+    lessons = learning.lessons(settings, machine, here=here) if measured else None
+    if lessons is not None:
+        warnings += tuple(Warning_(code="memory-learned", message=note) for note in lessons.notes(machine))
+        machine = lessons.limited(machine)
     known, more = learning.learned(settings, machine, here=here) if measured else (None, ())
     warnings += more
     wanted = goals.get(
@@ -211,8 +216,9 @@ def _recommend(
         learned=known,
         named=named,
         engine=asking.oracle(settings),
-        cost_fn=qualities.cost_function(settings, facts) if measured else None,
+        cost_fn=learning.costs(settings, facts, machine, lessons) if measured else None,
     )
+    machine = seen
     offered = ready_made.offered(result.plans, facts, request, settings)
     if offered != result.plans:
         offered = compared(offered)
@@ -352,6 +358,10 @@ def estimate(
     s = load_settings(settings)
     checked("estimate", options, MACHINE_KEYS)
     target, warnings, here = target_machine(s, machine=machine, options=options)
+    lessons = learning.lessons(s, target, here=here)
+    if lessons is not None:
+        warnings += tuple(Warning_(code="memory-learned", message=note) for note in lessons.notes(target))
+        target = lessons.limited(target)
     known, more = learning.learned(s, target, here=here)
     warnings += more
     pack = rule_pack(s)
@@ -389,7 +399,7 @@ def estimate(
         runtime=runtime,
         settings=wanted,
         engine=asking.oracle(s, ask=engine),
-        cost_fn=qualities.cost_function(s, facts),
+        cost_fn=learning.costs(s, facts, target, lessons),
         pack=pack,
         learned=known,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import msgspec
 
-from advisor.api import asking, hubbing, keeping, learning, planning, providing, receipts, ruling, sharing, trying
-from advisor.api.context import DEFAULT_MODEL, load_settings, resolve_model, this_machine
+from advisor.api import asking, hubbing, learning, planning, providing, receipts, recovering, ruling, trying
+from advisor.api.choosing import Chosen, choose_plan
+from advisor.api.context import DEFAULT_MODEL, load_settings
 from advisor.api.launching import (
     Endpoint,
     deployment_name,
@@ -19,14 +20,13 @@ from advisor.api.launching import (
     read_key,
     smoke,
 )
-from advisor.api.making import Made, facts_or_fetch, make_and_verify
+from advisor.api.making import Made, make_and_verify
 from advisor.api.offline import refuse_offline
-from advisor.api.options import PlanOptions, checked, machine_options, request_of
+from advisor.api.options import PlanOptions, checked, machine_options
 from advisor.errors import AdvisorError
-from advisor.events import Cancel, Reporter
+from advisor.events import Cancel, Event, Reporter
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Plan
-from advisor.facts.reports import RecommendReport
 from advisor.facts.results import Deployment, Receipt, UpResult, Verification
 from advisor.facts.text import shell_word
 from advisor.settings import without_network
@@ -35,20 +35,8 @@ if TYPE_CHECKING:
     from advisor.deploy.manager import Deployments
     from advisor.execute.steps import Steps
     from advisor.facts.machine import Machine
+    from advisor.facts.recovery import LadderStep
     from advisor.settings import Settings
-
-
-class Chosen(NamedTuple):
-    """The plan to carry out, its model, the machine it was made for, and the plan that would be next.
-
-    ``threads_named``: the user named the number of threads, so that none is tried.
-    """
-
-    plan: Plan
-    model: ModelFacts
-    machine: Machine
-    following: Plan | None
-    threads_named: bool = False
 
 
 def up(
@@ -70,8 +58,9 @@ def up(
 
     ``model_or_plan``: a model, the id of a kept plan, a plan, or nothing for a small real model. A run that was
     stopped goes on where it was; a deployment of the same plan that is ready is reused. ``provider``: which llama.cpp
-    serves (``path``, ``build``, ``wheel``); the best one for the plan otherwise. ``options``: as ``recommend``;
-    ``no_download`` holds for environments, too.
+    serves (``path``, ``build``, ``wheel``); the best one for the plan otherwise. ``recover``: with ``auto`` the next
+    plan that an error names (``data["next_plan"]``) is taken, one after the other; without, the error is raised.
+    ``options``: as ``recommend``; ``no_download`` holds for environments, too.
 
     Raises:
         AdvisorError: ``nothing-fits``, ``not-available``, ``quality-gate-failed``, ``not-enough-memory``,
@@ -79,7 +68,7 @@ def up(
             ``port-taken``, ``interrupted``, and what ``recommend`` raises.
     """
     from advisor.execute.journal import Journal
-    from advisor.execute.steps import Outcome, Step, Steps
+    from advisor.execute.steps import Steps
 
     checked("up", options)
     s = load_settings(settings)
@@ -89,6 +78,8 @@ def up(
         from advisor.deploy.spec import check_name
 
         check_name(name)
+    if recover not in (None, "ask", "auto", "never"):
+        raise AdvisorError("bad-option", f"--recover is ask, auto or never, not {recover!r}.")
     another = machine_options(options)
     if (
         another["hardware"] not in ((), ("this",))
@@ -101,10 +92,45 @@ def up(
             context=["--max-memory keeps a plan below a size"],
             hint=f"advisor recommend {shell_word(model_or_plan) if isinstance(model_or_plan, str) else DEFAULT_MODEL}",
         )
-    steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
+    tried: set[str] = set()
+    what = model_or_plan
+    while True:
+        steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
+        try:
+            return _once(
+                s, steps, what, options, name=name, host=host, port=port, recover=recover, dry_run=dry_run, text=text,
+                provider=provider,
+            )  # fmt: skip
+        except AdvisorError as e:
+            following = e.data.get("next_plan")
+            if recover != "auto" or not isinstance(following, str):
+                raise
+            if following in tried or len(tried) >= recovering.MOST_STEPS:
+                del e.data["next_plan"]  # it was taken already, and did not help
+                raise
+            steps.reporter(Event(kind="warning", step="recover", message=recovering.announced(e)))
+            tried.add(following)
+            what, options = following, PlanOptions()
+
+
+def _once(
+    s: Settings,
+    steps: Steps,
+    what: str | Plan | None,
+    options: PlanOptions,
+    *,
+    name: str | None,
+    host: str | None,
+    port: int | None,
+    recover: str | None,
+    dry_run: bool,
+    text: Path | str | None,
+    provider: str | None,
+) -> UpResult:
+    from advisor.execute.steps import Outcome, Step
 
     def choose() -> Outcome[Chosen]:
-        chosen = _choose(s, steps, model_or_plan, options, dry_run=dry_run, provider=provider)
+        chosen = choose_plan(s, steps, what, options, dry_run=dry_run, provider=provider)
         p = chosen.plan
         return Outcome(chosen, detail=f"{p.id}: {p.format} in {p.runtime}, context {p.settings.context}")
 
@@ -112,136 +138,19 @@ def up(
     if dry_run:
         asking.own_fit_step(s, steps, chosen.plan, chosen.model)
         done = UpResult(deployment=None, plan=chosen.plan, steps=tuple(steps.records), receipt=None)
-    else:
-        measured_on = hubbing.text(text, s, steps)
-        done = _carry_out(s, steps, chosen, name=name, host=host, port=port, text=measured_on, provider=provider)
-    return msgspec.structs.replace(done, warnings=ruling.own_rules(settings=s))
-
-
-def _choose(
-    settings: Settings,
-    steps: Steps,
-    what: str | Plan | None,
-    options: PlanOptions,
-    *,
-    dry_run: bool,
-    provider: str | None,
-) -> Chosen:
-    """The first plan that this machine can carry out; for a dry run any plan will do."""
-    if isinstance(what, Plan):
-        if not dry_run:
-            _refuse_unless_runnable(what, what.model, "this")
-        model = _model_of(what, _ref_of(what, settings), settings, steps, dry_run=dry_run)
-        return Chosen(what, model, planning.own_machine(settings), None)
-    if what is not None and keeping.PLAN_ID.match(what):
-        kept = keeping.find(settings, what)
-        if not dry_run:
-            _refuse_unless_runnable(kept.plan, kept.model_ref, kept.machine)
-        model = _model_of(kept.plan, kept.model_ref, settings, steps, dry_run=dry_run)
-        named = kept.request.threads is not None
-        return Chosen(kept.plan, model, planning.own_machine(settings), None, named)
-    ref = what or DEFAULT_MODEL
-    facts = facts_or_fetch(ref, settings, steps, ask=not dry_run)
-    # A model of the hub is named with its commit from here on, so that what is planned is what is fetched.
-    exact = facts.ref if facts.kind == "hub" and facts.revision else ref
-    serving = keeping.requests_of(settings, _serving(settings))
-    # A deployment that this very wish has launched is not in its own way.
-    own = [plan_id for plan_id, asked in serving.items() if asked == request_of(options, top=50)]
-    beside = sharing.around(this_machine(settings)[0], settings, giving_back=own)[0] if own else None
-    report = planning.recommend(exact, machine=beside, settings=settings, top=50, **options)
-    if not dry_run:
-        _refuse_without_weights(report.model, report.plans, ref, settings)
-    ready = [p for p in report.plans if dry_run or (p.status == "ready" and p.executable_here)]
-    if not ready:
-        raise _no_plan(ref, report)
-    ready = providing.servable(settings, ready, report.machine, provider)
-    # What was measured at a launch may change the order: what the same wish has launched already stays the answer.
-    ready.sort(key=lambda p: serving.get(p.id) != request_of(options, top=50))
-    following = ready[1] if len(ready) > 1 else None
-    return Chosen(ready[0], report.model, report.machine, following, options.get("threads") is not None)
-
-
-def _serving(settings: Settings) -> tuple[str, ...]:
-    """The plans of deployments that are ready."""
-    from advisor.api.serving import manager
-
-    return tuple(d.plan_id for d in manager(settings).survey().deployments if d.state == "ready")
-
-
-def _model_of(plan: Plan, ref: str, settings: Settings, steps: Steps, *, dry_run: bool) -> ModelFacts:
-    """The model of a plan that is to be carried out."""
-    if dry_run:
-        return resolve_model(ref, settings, steps)
-    model = facts_or_fetch(ref, settings, steps)
-    _refuse_without_weights(model, (plan,), ref, settings)
-    return model
-
-
-def _refuse_without_weights(model: ModelFacts, plans: tuple[Plan, ...], ref: str, settings: Settings) -> None:
-    """Facts are enough for a plan, not for carrying it out."""
-    here = model.path is not None and model.weights_format != "none"
-    if here or model.kind == "pypi" or not plans:
-        return
-    if model.kind == "hub" and settings.offline:
-        raise AdvisorError(
-            "offline",
-            f"The weights of {model.name} are not here, and advisor is offline.",
-            hint=f"advisor recommend {shell_word(ref)}",
-            data={"plan": plans[0].id, "missing": model.ref},
-        )
-    if model.kind != "hub":
-        raise AdvisorError(
-            "model-needs-download",
-            f"{model.name} can be planned from its facts, but its weights are not here. Name a folder or a file that "
-            "has them, or a model of the hub.",
-            hint=f"advisor recommend {shell_word(ref)}",
-            data={"plan": plans[0].id},
-        )
-
-
-def _refuse_unless_runnable(plan: Plan, ref: str, machine: str) -> None:
-    if plan.status == "ready" and plan.executable_here:
-        return
-    made_for = "" if machine == "this" else f" It was made for {machine}."
-    raise AdvisorError(
-        "not-available",
-        f"The plan {plan.id} cannot be carried out here: {'; '.join(plan.needs) or plan.status}.{made_for}",
-        context=[f"its commands: advisor up --dry-run {plan.id}"],
-        hint=f"advisor recommend {shell_word(ref)}",
-        data={"needs": list(plan.needs)},
-    )
-
-
-def _ref_of(plan: Plan, settings: Settings) -> str:
-    """What was planned for: plans made by ``recommend`` are kept with it; of another only the name is known."""
+        return msgspec.structs.replace(done, warnings=ruling.own_rules(settings=s))
+    measured_on = hubbing.text(text, s, steps)
     try:
-        return keeping.find(settings, plan.id).model_ref
-    except AdvisorError:
-        return plan.model
-
-
-def _no_plan(ref: str, report: RecommendReport) -> AdvisorError:
-    if report.plans:
-        best = report.plans[0]
-        return AdvisorError(
-            "not-available",
-            f"The best plan for {ref} here is {best.format} in {best.runtime}, which this version cannot carry out.",
-            context=[f"needs: {n}" for n in best.needs],
-            hint=f"advisor recommend {shell_word(ref)}",
-            data={"plan": best.id, "needs": list(best.needs)},
+        done = _carry_out(
+            s, steps, chosen, name=name, host=host, port=port, text=measured_on, provider=provider, recover=recover
         )
-    from advisor.planner.story import closest_text, relaxation_text
+    except AdvisorError as e:
+        from advisor.api.serving import manager
 
-    near = [closest_text(r) for r in report.rejected if r.misses][:3]
-    why = near or list(dict.fromkeys(r.because for r in report.rejected))[:5]
-    moves = report.relaxations[:3]
-    return AdvisorError(
-        "nothing-fits",
-        f"No plan for {ref} fits this machine.",
-        context=[*why, *(f"with {relaxation_text(r)}" for r in moves)],
-        hint=next((r.command for r in moves if r.command is not None), f"advisor recommend {shell_word(ref)}"),
-        data={"relaxations": [{"change": r.change, "plan": r.plan.id, "command": r.command} for r in moves]},
-    )
+        wanted = name or deployment_name(chosen.model)
+        recovering.explain(s, steps, chosen.plan, chosen.model, e, manager(s), wanted, recover=recover)
+        raise
+    return msgspec.structs.replace(done, warnings=ruling.own_rules(settings=s))
 
 
 def _carry_out(
@@ -254,6 +163,7 @@ def _carry_out(
     port: int | None,
     text: Path | None,
     provider: str | None,
+    recover: str | None,
 ) -> UpResult:
     from advisor.api.serving import manager
 
@@ -283,8 +193,11 @@ def _carry_out(
         plan = asking.corrected(settings, steps, plan, chosen.model, made, env, serving, memory=running is None)
         if running is None:
             asking.own_fit_step(settings, steps, plan, chosen.model, made, serving)
+    lower: tuple[LadderStep, ...] = ()
     if running is None:
         receipts.forget(deployments.folder(wanted_name))
+        recovering.taking(steps, deployments.folder(wanted_name), wanted_name, plan)
+        lower = _look_again(settings, steps, plan, chosen.model, chosen.machine)
     deployment, key = launch(
         settings,
         steps,
@@ -298,6 +211,8 @@ def _carry_out(
         serving,
         chosen.machine,
         provider=provider,
+        recover=recover,
+        lower=lower,
     )
     made = made._replace(notes=(*made.notes, *launched_notes(deployments, deployment.name, plan, chosen.machine)))
     answer = smoke(steps, deployments, deployment, chosen.model, key)
@@ -311,6 +226,28 @@ def _carry_out(
         receipt=receipt,
         verification=verification,
     )
+
+
+def _look_again(
+    settings: Settings, steps: Steps, plan: Plan, model: ModelFacts, planned_for: Machine
+) -> tuple[LadderStep, ...]:
+    """Check right before the launch, as a step, that the memory is still there: making may have taken hours, and others
+    may have come meanwhile. What would be given up if memory runs out under traffic is found here, too.
+
+    Raises:
+        AdvisorError: ``not-enough-memory``.
+    """
+    from advisor.execute import preflight
+    from advisor.execute.steps import Outcome, Step
+
+    def run() -> Outcome[tuple[LadderStep, ...]]:
+        now = planning.own_machine(settings)
+        preflight.check_memory(plan, now, planned_for=planned_for)
+        lower = recovering.fallbacks(settings, plan, model, now)
+        told = f"; {len(lower)} step{'s' * (len(lower) != 1)} ready if memory runs out" if lower else ""
+        return Outcome(lower, detail=f"the memory is there{told}")
+
+    return steps.do(Step("memory", run))
 
 
 def _running(
@@ -397,6 +334,13 @@ def _receipt(
         )
         folder = deployments.folder(deployment.name)
         receipts.save(folder, receipt)
+        taken = deployments.get(deployment.name).recovered
+        if taken:
+            receipt = msgspec.structs.replace(
+                receipt, recovered=taken, notes=(*receipt.notes, *recovering.notes(taken))
+            )
+            receipts.save(folder, receipt)
+        learning.disprove(settings, machine, plan, receipt)
         problem = learning.from_receipt(
             settings, plan, model, machine, deployment, receipt, depth=receipts.prompt_tokens(plan)
         )

@@ -34,13 +34,14 @@ def recovering(run: Run, what: str | None, recover: str | None, options: dict[st
     tried: set[str] = set()
     while True:
         try:
-            return attempt(run, what, options)
+            return attempt(run, what, {**options, "recover": way})
         except AdvisorError as e:
             following = e.data.get("next_plan")
             if not isinstance(following, str) or following in tried:
                 raise
             if not _wanted(run, way, following, e):
-                e.hint = f"advisor up {following}" if way != "never" else e.hint
+                if way != "never" and "ladder" not in e.data:
+                    e.hint = f"advisor up {following}"
                 raise
             if e.message not in run.sink.warned:
                 run.sink.warn(e.message)
@@ -84,4 +85,7 @@ def _wanted(run: Run, way: str, following: str, error: AdvisorError) -> bool:
     run.sink.warn(error.message)
     for line in error.context:
         run.sink.note(line)
+    ladder = error.data.get("ladder")
+    if isinstance(ladder, list) and ladder:
+        return run.ask(f"Take the next step: {ladder[0]['change']} (given up: {ladder[0]['given_up']})?")
     return run.ask(f"Take the next plan, {following}?")

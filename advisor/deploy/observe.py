@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from advisor.deploy import health, keys, ports, statefile
+from advisor.deploy import health, history, keys, ports, statefile, watch
 from advisor.deploy.identity import Identity, Look, age_s, look, members
 from advisor.deploy.process_table import SERVER_MARK, SHIM_MARK, boot_id
 from advisor.deploy.spec import (
@@ -24,8 +24,10 @@ from advisor.deploy.spec import (
     now,
 )
 from advisor.errors import AdvisorError
+from advisor.facts.recovery import MemoryWatch
 from advisor.facts.results import Deployment
 from advisor.facts.words import DeploymentState
+from advisor.probes import group_memory
 
 ACTIVE: frozenset[DeploymentState] = frozenset({"starting", "loading", "ready", "unhealthy", "stopping"})
 ReadyOf = Callable[[str], health.Ready]
@@ -216,4 +218,18 @@ def deployment(folder: Path, seen: Seen) -> Deployment:
         log=str(folder / SERVER_LOG),
         api_key_file=seen.spec.api_key_file,
         provider=seen.spec.provider,
+        recovered=history.steps_to(folder, seen.spec.plan_id),
+        memory=memory_of(seen),
     )
+
+
+def memory_of(seen: Seen) -> MemoryWatch | None:
+    """What the supervisor found nearly full; else the memory of which the largest share is used now."""
+    if seen.server is None:
+        return None
+    if seen.status is not None and seen.status.memory is not None and seen.shim is not None:
+        return seen.status.memory
+    level = group_memory.nearest(seen.server.pid)
+    if level is None:
+        return None
+    return MemoryWatch(**watch.seen(level, near=level.share >= watch.NEAR))

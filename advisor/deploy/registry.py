@@ -39,6 +39,18 @@ class Survey(NamedTuple):
     warnings: tuple[Warning_, ...]
 
 
+def nearly_full(d: Deployment) -> Warning_ | None:
+    """A warning where the memory that a deployment lives in is nearly used up."""
+    if d.memory is None or not d.memory.near:
+        return None
+    share = 100 * d.memory.bytes / max(1, d.memory.limit_bytes)
+    message = (
+        f"{d.name}: {d.memory.where} is nearly used up: {d.memory.bytes / 2**20:.0f} of "
+        f"{d.memory.limit_bytes / 2**20:.0f} MiB ({share:.0f} %)."
+    )
+    return Warning_(code="memory-nearly-full", message=message)
+
+
 def _any_runtime(runtime: str) -> health.Ready:
     return health.status_ok
 
@@ -132,6 +144,8 @@ class Registry:
         for name in self.names():
             try:
                 found.append(self.get(name))
+                if (warning := nearly_full(found[-1])) is not None:
+                    warnings.append(warning)
             except AdvisorError as e:
                 if e.code != "deployment-not-found":  # a folder without a specification: a key, or a launch cut short
                     warnings.append(Warning_(code=e.code, message=e.message))
@@ -168,6 +182,15 @@ class Registry:
         """
         self._spec(name)
         return log_files.tail(self.folder(name), n)
+
+    def run_log(self, name: str, n: int = 100) -> tuple[str, ...]:
+        """As ``logs``, of the last launch alone.
+
+        Raises:
+            AdvisorError: ``deployment-not-found`` or ``state-unreadable``.
+        """
+        self._spec(name)
+        return log_files.tail(self.folder(name), n, this_run=True)
 
     def follow(self, name: str, *, cancel: Cancel | None = None, poll_s: float = 0.25) -> Iterator[str]:
         """New lines as they come, until cancelled or until the deployment has ended and all is read.

@@ -16,28 +16,26 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING or __package__:
+    from advisor.deploy.log_pipe import LogPipe, RotatingLog, now
+    from advisor.deploy.lowering import Lowering
     from advisor.deploy.process_table import LINUX, SERVER_MARK, Proc, boot_id, marked, process, processes
-else:  # run as a script: the two files it needs lie beside it, and the package is not touched
+    from advisor.deploy.watch import Watch
+else:  # run as a script: the files it needs lie beside it, and the package is not touched
     sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from log_pipe import LogPipe, RotatingLog, now
+    from lowering import Lowering
     from process_table import LINUX, SERVER_MARK, Proc, boot_id, marked, process, processes
+    from watch import Watch
 
     del sys.path[0]
 
 STATUS_VERSION: Final = 1
-_CHUNK: Final = 65536
 _TICK_S: Final = 0.5
 _LEFTOVER_GRACE_S: Final = 2.0
-_LOG_END_S: Final = 5.0
-
-
-def now() -> str:
-    """The time of day for ``*_at`` fields, UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def describe_exit(code: int | None, number: int | None) -> str:
@@ -51,105 +49,6 @@ def describe_exit(code: int | None, number: int | None) -> str:
         return text + ", most likely because memory ran out" if number == signal.SIGKILL else text
     text = f"the server ended with exit code {code}"
     return text + " (killed, most likely because memory ran out)" if code == 137 else text
-
-
-class RotatingLog:
-    """A log of bounded size. What cannot be written (disk full) is dropped, counted, and owned up to later."""
-
-    def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
-        self.path, self.max_bytes, self.keep = path, max_bytes, keep
-        self.dropped = 0
-        self._fd: int | None = None
-        self._size = 0
-
-    def shift(self) -> None:
-        """Turn the files over: ``log`` becomes ``log.1`` and so on; the oldest goes."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-        if self.keep == 0:
-            self.path.unlink(missing_ok=True)
-            return
-        for i in range(self.keep - 1, 0, -1):
-            older = self.path.with_name(f"{self.path.name}.{i}")
-            if older.exists():
-                older.replace(self.path.with_name(f"{self.path.name}.{i + 1}"))
-        if self.path.exists():
-            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-
-    def write(self, data: bytes) -> None:
-        """Append, turning the files over where the limit is reached. Never raises for the disk's sake."""
-        try:
-            if self.dropped and self._append(f"[advisor] {self.dropped} bytes could not be written here\n".encode()):
-                self.dropped = 0
-            while data:
-                written = self._append(data)
-                data = data[written:]
-        except OSError:
-            self.dropped += len(data)
-
-    def _append(self, data: bytes) -> int:
-        if self._fd is not None and self._size >= self.max_bytes:
-            self.shift()
-        if self._fd is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            self._fd = os.open(self.path, flags, 0o600)
-            self._size = os.fstat(self._fd).st_size
-            if self._size >= self.max_bytes:
-                return 0
-        written = os.write(self._fd, data[: self.max_bytes - self._size])
-        self._size += written
-        return written
-
-
-class LogPipe:
-    """The server's output: a pipe, and a child that does nothing but move what comes out of it into the log.
-
-    The child is a process of its own so that a server outlives its supervisor with its output still read: nobody gets
-    a broken pipe, nobody blocks on a full one. It ends when the last writer is gone.
-    """
-
-    def __init__(self, log: RotatingLog) -> None:
-        self.log = log
-        self.reader, self.writer = os.pipe()
-        self.child = 0
-        self.start()
-
-    def start(self) -> None:
-        """Fork the child."""
-        self.child = os.fork()
-        if self.child:
-            return
-        try:
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_IGN)
-            os.close(self.writer)
-            while data := os.read(self.reader, _CHUNK):
-                self.log.write(data)
-        finally:
-            os._exit(0)
-
-    def tend(self) -> None:
-        """Start the child again if something killed it."""
-        with contextlib.suppress(ChildProcessError):
-            if os.waitpid(self.child, os.WNOHANG)[0]:
-                self.start()
-
-    def note(self, text: str) -> None:
-        """Add a line of the supervisor's own, unless the pipe stays full."""
-        line = f"[advisor {now()}] {text}"[:400].encode(errors="replace") + b"\n"
-        # A pipe that is ready takes this much at once; it cannot be made non-blocking for one of its writers alone.
-        if select.select([], [self.writer], [], 1.0)[1]:
-            os.write(self.writer, line)
-
-    def close(self) -> None:
-        """Let the child finish what was written, and wait for it; not for ever, a survivor may hold the pipe."""
-        os.close(self.writer)
-        os.close(self.reader)
-        until = time.monotonic() + _LOG_END_S
-        with contextlib.suppress(ChildProcessError):
-            while not os.waitpid(self.child, os.WNOHANG)[0] and time.monotonic() < until:
-                time.sleep(0.01)
 
 
 class Supervisor:
@@ -174,6 +73,11 @@ class Supervisor:
             "exit_code": None,
             "exit_signal": None,
             "likely_oom": False,
+            "out_of_memory": [],
+            "oom_kills": 0,
+            "peak_bytes": None,
+            "limit_bytes": None,
+            "memory": None,
             "launched_at": now(),
             "started_at": None,
             "stopped_at": None,
@@ -185,6 +89,9 @@ class Supervisor:
         with contextlib.suppress(OSError):
             log.shift()  # what an earlier launch wrote is kept apart
         self.log = LogPipe(log)
+        self.memory = Watch(list(self.spec.get("watch_devices") or ()))
+        self.lowering = Lowering(folder, self.spec)
+        self.peak: int | None = None
         self.wake = -1
         self.child: subprocess.Popen[bytes] | None = None
 
@@ -255,6 +162,7 @@ class Supervisor:
         except (OSError, ValueError) as e:
             return f"the server cannot be started: {e}"
         seen = process(self.child.pid)
+        self.memory.begin(self.child.pid)
         self.log.note(f"server started, pid {self.child.pid}")
         self.write(state="running", pid=self.child.pid, pid_start=seen.start if seen else None, started_at=now())
         return None
@@ -312,9 +220,23 @@ class Supervisor:
                 kill_at = time.monotonic() + 1.0
             wait = _TICK_S if kill_at is None else min(_TICK_S, kill_at - time.monotonic())
             self.turn(wait)
-            if self.unwritten:
+            if (changed := self.memory.look(self.child.pid)) is not None:
+                self.log.note(changed)
+                self.write(memory=self.memory.near)
+            elif self.unwritten:
                 self.write()
         self.sweep()
+        return self.reap()
+
+    def reap(self) -> tuple[int | None, int | None]:
+        """Take the ended server's exit code and signal, and the most memory that it had at a time."""
+        assert self.child is not None
+        self.peak = None
+        if self.child.returncode is None:
+            with contextlib.suppress(ChildProcessError):
+                _, state, used = os.wait4(self.child.pid, 0)
+                self.child.returncode = os.waitstatus_to_exitcode(state)
+                self.peak = used.ru_maxrss * (1024 if LINUX else 1)
         code = self.child.wait()
         return (None, -code) if code < 0 else (code, None)
 
@@ -345,14 +267,32 @@ class Supervisor:
             if problem is not None:
                 return self.finish("failed", problem)
             code, number = self.watch()
+            killed = not self.stopping() and (number == 9 or code == 137)
+            kills = self.memory.kills.since()
+            self.log.settle()
+            why = [] if self.stopping() else self.lowering.evidence(kills, killed)
             self.write(
-                exit_code=code, exit_signal=number, likely_oom=not self.stopping() and (number == 9 or code == 137)
+                exit_code=code,
+                exit_signal=number,
+                likely_oom=killed,
+                out_of_memory=why,
+                oom_kills=kills,
+                peak_bytes=self.peak,
+                limit_bytes=self.memory.limit,
+                memory=None,
             )
             if self.stopping():
                 break
             reason = describe_exit(code, number)
             if not (self.folder / "ready.json").exists():
                 return self.finish("failed", f"{reason} before it was ready")
+            if why:
+                what, words = self.lowering.decide(why, self.status, self.memory.limit, self.peak)
+                reason = f"{reason}; memory ran out while it served"
+                if what == "stop":
+                    return self.finish("failed", f"{reason}; {words}")
+                if what == "lowered":
+                    reason = f"{reason}; recovered by {words}"
             moment = time.monotonic()
             crashes = [t for t in crashes if moment - t < window]
             if len(crashes) >= limit:

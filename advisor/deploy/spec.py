@@ -10,6 +10,7 @@ from typing import Final, Literal
 from advisor.errors import AdvisorError
 from advisor.facts.base import Shape
 from advisor.facts.plan import Memory, Settings
+from advisor.facts.recovery import MemoryWatch
 from advisor.facts.text import clean
 from advisor.facts.words import RuntimeName
 
@@ -24,8 +25,24 @@ SERVER_LOG: Final = "server.log"
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
+Recover = Literal["ask", "auto", "never"]
 Phase = Literal["starting", "running", "backoff", "stopping", "stopped", "failed"]
 FINAL_PHASES: Final[tuple[Phase, ...]] = ("stopped", "failed")
+
+
+class Fallback(Shape, frozen=True, kw_only=True):
+    """A step of the ladder that needs nothing but another command line: taken when memory runs out under traffic.
+
+    ``frees_bytes`` on ``device``; ``env`` is the complete environment.
+    """
+
+    plan_id: str
+    change: str
+    given_up: str
+    device: str
+    frees_bytes: int | None
+    argv: tuple[str, ...]
+    env: dict[str, str]
 
 
 class LaunchSpec(Shape, frozen=True, kw_only=True):
@@ -36,7 +53,9 @@ class LaunchSpec(Shape, frozen=True, kw_only=True):
     user named the port, so that no other may be taken. Before it was ready once, a server that ends is not started
     again; afterwards up to ``max_restarts`` times within ``restart_window_s``, after ``backoff_s``, doubled each time
     up to ``backoff_max_s``. ``provider``: which llama.cpp it is; ``settings`` and ``memory``: the plan's, as measuring
-    and the engine corrected them before the launch. Logs take at most ``(log_keep + 1) * log_max_bytes``.
+    and the engine corrected them before the launch. ``recover``, ``fallbacks``: what happens when memory runs out under
+    traffic; lines that match one of ``oom_patterns`` say so. ``watch_devices``: devices whose memory is watched
+    (``id``, ``vendor``, ``uuid`` or ``pci``). Logs take at most ``(log_keep + 1) * log_max_bytes``.
     """
 
     name: str
@@ -65,6 +84,10 @@ class LaunchSpec(Shape, frozen=True, kw_only=True):
     provider: str | None = None
     settings: Settings | None = None
     memory: Memory | None = None
+    recover: Recover = "ask"
+    fallbacks: tuple[Fallback, ...] = ()
+    oom_patterns: tuple[str, ...] = ()
+    watch_devices: tuple[dict[str, str], ...] = ()
 
 
 class RunFile(Shape, frozen=True, kw_only=True):
@@ -78,7 +101,9 @@ class StatusFile(Shape, frozen=True, kw_only=True):
     """What the supervisor last wrote. ``*_start`` is the system's start time of a pid, as text, never the wall clock.
 
     ``state`` is the supervisor's own view: it does not know of health. ``exit_code`` and ``exit_signal`` are of the
-    server's last end.
+    server's last end, as are ``out_of_memory`` (the evidence that memory ran out; empty where there is none),
+    ``oom_kills``, ``peak_bytes`` and ``limit_bytes`` of its control group. ``memory``: the memory that is nearly full
+    now.
     """
 
     version: int
@@ -94,6 +119,11 @@ class StatusFile(Shape, frozen=True, kw_only=True):
     exit_code: int | None
     exit_signal: int | None
     likely_oom: bool
+    out_of_memory: tuple[str, ...] = ()
+    oom_kills: int = 0
+    peak_bytes: int | None = None
+    limit_bytes: int | None = None
+    memory: MemoryWatch | None = None
     launched_at: str
     started_at: str | None
     stopped_at: str | None

@@ -1,14 +1,15 @@
-"""The store of measured speeds: one small file a machine, written whole or not at all.
+"""The store of what was measured, speeds above all, and of what out-of-memory taught.
 
-A machine is told by its processor, memory and devices, never by its name, so that a home that is carried to another
-machine teaches that one nothing, and that a cloned virtual machine of the same kind does.
+One small file a machine, written whole or not at all. A machine is told by its processor, memory and devices, never by
+its name, so that a home that is carried to another machine teaches that one nothing, and that a cloned virtual machine
+of the same kind does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -19,6 +20,7 @@ from advisor.facts.bench import MeasuredEngine, MeasuredSpeeds, Measurement, Thr
 from advisor.facts.machine import Machine
 from advisor.facts.plan import Warning_
 from advisor.facts.quantity import Quantity
+from advisor.facts.recovery import MemoryLesson
 
 if TYPE_CHECKING:
     from advisor.settings import Settings
@@ -26,12 +28,15 @@ if TYPE_CHECKING:
 FOLDER: Final = "measured"
 MOST_SPEEDS: Final = 600
 MOST_THREADS: Final = 60
+MOST_LESSONS: Final = 60
 _MOST_BYTES: Final = 4 << 20
 _UNREADABLE: Final = "measurements-unreadable"
 _WAIT_S: Final = 10.0
 _GIB: Final = 1 << 30
 # Tokens a second that no machine reaches; a file that says so was not written by a measurement.
 _ABSURD: Final = 1e7
+# No server needs that many times what was predicted.
+_MOST_RATIO: Final = 4.0
 
 
 class Found(NamedTuple):
@@ -108,6 +113,10 @@ def _check(kept: MeasuredSpeeds) -> None:
         amounts = (*one.work.read_bytes.values(), *one.work.weights.values(), one.work.cache_bytes, one.work.layers)
         if not all(0 <= n < 1e16 for n in amounts) or not 0 <= one.depth < 1 << 32:
             raise ValueError(f"the work of {one.model} is out of bounds")
+    for lesson in kept.memory:
+        known = [n for n in (lesson.ceiling_bytes, lesson.predicted_bytes) if n is not None]
+        if not all(0 <= n < 1 << 60 for n in known) or not 0 < (lesson.ratio or 1.0) <= _MOST_RATIO:
+            raise ValueError(f"what was learned of the memory of {lesson.device} is out of bounds")
 
 
 def _check_speed(q: Quantity) -> None:
@@ -120,10 +129,12 @@ def add(
     machine: Machine,
     speeds: Iterable[Measurement] = (),
     threads: Iterable[ThreadChoice] = (),
+    memory: Callable[[tuple[MemoryLesson, ...]], tuple[MemoryLesson, ...]] | None = None,
 ) -> Path:
     """Keep measurements; each takes the place of an earlier one of the same thing. The oldest go when there are many.
 
-    A measurement of a busy machine does not take the place of one of the same thing that was not disturbed.
+    A measurement of a busy machine does not take the place of one of the same thing that was not disturbed. ``memory``
+    makes the new lessons on memory of those that are kept.
 
     Returns: the file.
 
@@ -155,6 +166,7 @@ def add(
             machine=kept.machine,
             speeds=tuple(known.values())[-MOST_SPEEDS:],
             threads=tuple(chosen.values())[-MOST_THREADS:],
+            memory=(memory(kept.memory) if memory is not None else kept.memory)[-MOST_LESSONS:],
         )
         write_atomic(path, whole.dumps())
     return path

@@ -62,8 +62,11 @@ def _check_share(plan: Plan, machine: Machine, free: dict[str, int | None]) -> N
             )
 
 
-def check_memory(plan: Plan, machine: Machine) -> None:
+def check_memory(plan: Plan, machine: Machine, *, planned_for: Machine | None = None) -> None:
     """Check that each device of the plan has now what the plan takes there; unknown amounts pass.
+
+    Swap never counts: a server whose weights and cache lie there answers in minutes and takes the host with it.
+    ``planned_for``: the machine as it was when it was planned for, to say what has come between.
 
     Raises:
         AdvisorError: ``not-enough-memory`` with the bytes needed, free and short, by device; also where a runtime asks
@@ -100,7 +103,28 @@ def check_memory(plan: Plan, machine: Machine) -> None:
     )
     raise AdvisorError(
         "not-enough-memory",
-        f"The plan {plan.id} does not fit now: {words}. Something else may be using it.",
+        f"The plan {plan.id} does not fit now: {words}. {_since(short, planned_for)}{_swapped(short, machine)}",
         hint=f"advisor recommend {plan.model} --max-memory {max(0, min(s['free_bytes'] for s in short.values()))}",
         data={"devices": short},
     )
+
+
+def _since(short: dict[str, dict[str, int]], before: Machine | None) -> str:
+    """What has gone since planning, where something has."""
+    if before is None:
+        return "Something else may be using it."
+    was = {"host": before.host.memory.available_bytes, **{d.id: d.memory.free_bytes for d in before.devices}}
+    gone = {
+        name: lost
+        for name, s in short.items()
+        if (there := was.get(name)) is not None and (lost := there - s["free_bytes"]) > 0
+    }
+    parts = "; ".join(f"{gib(lost)} of {name}" for name, lost in gone.items())
+    return f"Since it was planned others took {parts}." if gone else "Something else may be using it."
+
+
+def _swapped(short: dict[str, dict[str, int]], machine: Machine) -> str:
+    swap = machine.host.swap
+    if "host" not in short or swap is None or not swap.total_bytes:
+        return ""
+    return f" It is not started into the {gib(swap.total_bytes)} of swap, where the whole host would stall."

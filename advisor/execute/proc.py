@@ -23,9 +23,9 @@ from advisor import settings as settings_
 from advisor.errors import CATALOGUE, AdvisorError
 from advisor.events import Cancel, Reporter, safely
 from advisor.execute.disk import disk_errors, make_folders
-from advisor.execute.oom import oom_kills
 from advisor.execute.talk import Talk
 from advisor.facts.text import clean
+from advisor.probes.group_memory import oom_kills
 
 if TYPE_CHECKING:
     import subprocess

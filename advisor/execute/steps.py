@@ -67,6 +67,11 @@ class Steps:
         self._end(step, "reused" if outcome.reused else "done", started, outcome.detail)
         return outcome.value
 
+    def note(self, what: str, **fields: object) -> None:
+        """Write a line of its own kind to the journal."""
+        if self._journal is not None:
+            self._journal.add(what, **fields)
+
     def _end(self, step: Step[T], outcome: str, started: float, detail: str | None) -> None:
         seconds = round(time.monotonic() - started, 3)
         self.records.append(StepRecord(name=step.name, key=step.key, outcome=outcome, seconds=seconds, detail=detail))

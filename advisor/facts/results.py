@@ -10,6 +10,7 @@ from advisor.facts.base import Shape
 from advisor.facts.plan import Plan, Warning_
 from advisor.facts.quantity import Quantity
 from advisor.facts.recipe import Recipe
+from advisor.facts.recovery import MemoryWatch, Recovery
 from advisor.facts.words import DeploymentState, MethodName, RuntimeName, Verdict
 
 
@@ -120,7 +121,9 @@ class StepRecord(Shape, frozen=True, kw_only=True):
 
 class Deployment(Shape, frozen=True, kw_only=True):
     """A served model. ``openai_base_url`` is what an OpenAI client is given. ``provider``: which llama.cpp serves it
-    (``path``, ``build``, ``wheel``); ``None`` for other runtimes, and where an older version launched it."""
+    (``path``, ``build``, ``wheel``); ``None`` for other runtimes, and where an older version launched it.
+    ``recovered``: the steps of the ladder that led to the plan that runs. ``memory``: the memory that is nearest to its
+    end, as looked at now; ``None`` where no server runs or the system does not tell."""
 
     name: str
     state: DeploymentState
@@ -138,6 +141,8 @@ class Deployment(Shape, frozen=True, kw_only=True):
     log: str | None = None
     api_key_file: str | None = None
     provider: str | None = None
+    recovered: tuple[Recovery, ...] = ()
+    memory: MemoryWatch | None = None
 
 
 class Side(Shape, frozen=True, kw_only=True):
@@ -162,7 +167,8 @@ class Receipt(Shape, frozen=True, kw_only=True):
     """What was predicted beside what was measured at ``measured_at`` (UTC; ``None``: made by an older version).
 
     ``cpu_share``: CPU time of the server by threads x wall time while it was measured; well below 1 it waited for
-    cores that others used. ``None``: not known, or the model is not on the host.
+    cores that others used. ``None``: not known, or the model is not on the host. ``recovered``: the steps of the ladder
+    that this launch was reached by.
     """
 
     predicted: Side
@@ -173,6 +179,7 @@ class Receipt(Shape, frozen=True, kw_only=True):
     answer: str | None = None
     measured_at: str | None = None
     cpu_share: float | None = None
+    recovered: tuple[Recovery, ...] = ()
 
 
 class UpResult(Shape, frozen=True, kw_only=True):

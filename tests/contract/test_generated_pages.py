@@ -32,7 +32,7 @@ def test_schemas_are_schemas(name: str) -> None:
 
 
 def _document() -> dict[str, object]:
-    data = {"deployments": [samples.sample_deployment().to_json()]}
+    data = {"deployments": [json.loads(samples.sample_deployment().dumps())]}
     return {"schema": "advisor/status/v1", "advisor": "1", "data": data, "warnings": []}
 
 

@@ -66,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, b"{}")
         elif self.path == "/die":
             os._exit(9)
+        elif self.path == "/out-of-memory":
+            print("ggml_aligned_malloc: insufficient memory (attempted to allocate 180.00 MB)", flush=True)
+            os._exit(1)
         elif not self.allowed():
             return
         elif self.options.never_ready or time.monotonic() - self.begun < self.options.ready_after:

@@ -75,7 +75,7 @@ _FAILURES: Final = (
     known(
         r"std::bad_alloc|unable to allocate CPU\S* buffer|ggml_aligned_malloc: insufficient memory|"
         r"alloc_tensor_range: failed to allocate|failed to mmap|Cannot allocate memory|out of memory|"
-        r"(ended by|signal) SIGKILL|exit status 137",
+        r"GGML_ASSERT\(ctx->mem_buffer != NULL\)|(ended by|signal) SIGKILL|exit status 137",
         "out-of-memory",
         "There was not enough memory: {0}",
         "advisor recommend MODEL --goal smallest-memory",

@@ -25,7 +25,7 @@ from ..run import Run
 @option("--repeat", type=COUNT, default=3, show_default=True, help="Runs of each.")
 @option("--format", type=FORMAT, help="Which of several files of the model.")
 @option("--stand-ins/--no-stand-ins", default=True, help="Also other formats, with random weights (the default).")
-@option("--forget", is_flag=True, help="Remove what was measured on this machine, and measure nothing.")
+@option("--forget", is_flag=True, help="Remove what was measured and learned on this machine.")
 def bench(
     run: Run,
     target: str | None,

@@ -75,6 +75,11 @@ def deployment(page: Page, d: Deployment) -> None:
         rows.append(("started", shown.moment(d.started_at)))
     if d.restarts:
         rows.append(("restarts", str(d.restarts)))
+    if d.memory is not None:
+        part = f"{shown.size(d.memory.bytes)} of {shown.size(d.memory.limit_bytes)}"
+        rows.append(("memory", Cell(part, BAD if d.memory.near else "", d.memory.where)))
+    for step in d.recovered:
+        rows.append(("recovered", Cell(step.change or "", FAIR, f"given up: {step.given_up}")))
     if d.api_key_file:
         rows.append(("key file", d.api_key_file))
     if d.log:

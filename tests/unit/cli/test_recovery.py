@@ -114,3 +114,29 @@ def test_other_failures_are_not_recovered(advise: Advise, fake: Callable[..., No
     fake(up=up)
     assert advise("up", "8B", "--recover", "auto").code == 8
     assert calls == ["8B"]
+
+
+def test_a_step_of_the_ladder_is_asked_for_in_its_own_words(
+    advise: Advise, fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    calls = []
+
+    def up(model: str | None = None, **options: Any) -> Any:
+        calls.append((model, options["recover"]))
+        step = {"change": "context 8192 -> 4096", "given_up": "conversations of 4096 tokens at most"}
+        hint = "advisor up p-0000bb --name mine"
+        data = {"next_plan": "p-0000bb", "ladder": [step]}
+        raise AdvisorError("server-failed", "Memory ran out.", hint=hint, data=data)
+
+    fake(up=up)
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    done = advise("up", "8B", "--name", "mine")
+    assert done.code == 1
+    assert calls == [("8B", "ask")]
+    said = " ".join(done.err.split())
+    assert "Take the next step: context 8192 -> 4096 (given up: conversations of 4096 tokens at most)?" in said
+    assert "hint: advisor up p-0000bb --name mine" in said

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.deploy import logs, memory
-from advisor.deploy.shim import RotatingLog, describe_exit
+from advisor.deploy.log_pipe import RotatingLog
+from advisor.deploy.shim import describe_exit
 from advisor.events import Cancel
 from advisor.facts.quantity import exact
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from advisor.execute import measurements
 from advisor.facts.bench import ThreadChoice
+from advisor.facts.recovery import MemoryLesson
 from advisor.settings import Settings, load
 from tests.support.bench_samples import measured, measurement
 from tests.support.samples import sample_machine
@@ -161,3 +162,34 @@ def test_engines_that_were_measured_are_summed_up(own: Settings) -> None:
         ("llama.cpp", "wheel 1.2.3", ("q4_k_m",), 2),
         ("vllm", "e 2", ("q4_k_m",), 1),
     ]
+
+
+def test_lessons_on_memory_are_kept_beside_speeds_and_forgotten_with_them(own: Settings) -> None:
+    lesson = MemoryLesson(
+        runtime="llama.cpp",
+        device="host",
+        device_key="host",
+        plan="p-0000aa",
+        code="oom-kill",
+        predicted_bytes=9,
+        ratio=2,
+    )
+    measurements.add(own, MACHINE, [measurement()])
+    measurements.add(own, MACHINE, memory=lambda kept: (*kept, lesson))
+    measurements.add(own, MACHINE, [measurement(decode=1.0)])
+    kept = measurements.load(own, MACHINE).kept
+    assert (kept.memory, len(kept.speeds)) == ((lesson,), 1)
+    measurements.forget(own, MACHINE)
+    assert measurements.load(own, MACHINE).kept.memory == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ratio": -1.0}, {"ratio": 1e9}, {"ceiling_bytes": -5}, {"predicted_bytes": 1 << 62}]
+)
+def test_a_lesson_that_no_server_teaches_is_damage(own: Settings, wrong: dict[str, float]) -> None:
+    values = {"runtime": "llama.cpp", "device": "host", "device_key": "host", "plan": "p-0000aa", "code": "x"}
+    lesson = MemoryLesson(**({**values, "predicted_bytes": 9} | wrong))  # type: ignore[arg-type]
+    measurements.add(own, MACHINE, memory=lambda kept: (lesson,))
+    found = measurements.load(own, MACHINE)
+    assert found.kept.memory == ()
+    assert [w.code for w in found.warnings] == ["measurements-damaged"]

@@ -13,9 +13,10 @@ import pytest
 
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Event
-from advisor.execute import oom, owner, proc
+from advisor.execute import owner, proc
 from advisor.execute.envs import Env
 from advisor.execute.talk import Talk
+from advisor.probes import group_memory
 
 HERE = Env(name="here", path=sys.prefix, python=sys.executable)
 
@@ -106,10 +107,10 @@ def test_kill_with_evidence_is_out_of_memory(tmp_path: Path, monkeypatch: pytest
 def test_oom_counter_is_read_from_lines_of_name_and_number(tmp_path: Path) -> None:
     events = tmp_path / "memory.events"
     events.write_text("low 0\nhigh 2\noom 5\noom_kill 4\nbroken\n")
-    assert oom._counter(events, "oom_kill") == 4
-    assert oom._counter(events, "absent") == 0
-    assert oom._counter(tmp_path / "none", "oom_kill") == 0
-    assert oom.oom_kills() >= 0
+    assert group_memory._counter(events, "oom_kill") == 4
+    assert group_memory._counter(events, "absent") is None
+    assert group_memory._counter(tmp_path / "none", "oom_kill") is None
+    assert group_memory.oom_kills() >= 0
 
 
 def test_missing_program(tmp_path: Path) -> None:
