@@ -192,12 +192,12 @@ def _recommend(
     check(request, pack, able, model=facts.ref)  # what no machine can run, before what this recipe lacks
     _check_recipe(facts, request)
     seen = machine
+    known, more = learning.learned(settings, machine, here=here) if measured else (None, ())  # says what is damaged
+    warnings += more
     lessons = learning.lessons(settings, machine, here=here) if measured else None
     if lessons is not None:
         warnings += tuple(Warning_(code="memory-learned", message=note) for note in lessons.notes(machine))
         machine = lessons.limited(machine)
-    known, more = learning.learned(settings, machine, here=here) if measured else (None, ())
-    warnings += more
     wanted = goals.get(
         request.goal,
         overlay=datafiles.overlay_dir(settings.paths.config, "profiles/goals"),
@@ -358,12 +358,12 @@ def estimate(
     s = load_settings(settings)
     checked("estimate", options, MACHINE_KEYS)
     target, warnings, here = target_machine(s, machine=machine, options=options)
+    known, more = learning.learned(s, target, here=here)  # says what is damaged
+    warnings += more
     lessons = learning.lessons(s, target, here=here)
     if lessons is not None:
         warnings += tuple(Warning_(code="memory-learned", message=note) for note in lessons.notes(target))
         target = lessons.limited(target)
-    known, more = learning.learned(s, target, here=here)
-    warnings += more
     pack = rule_pack(s)
     from advisor.api import asking, ruling
     from advisor.model.tensors import tensors

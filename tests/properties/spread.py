@@ -92,7 +92,7 @@ def plans(model: str, where: Machine, wanted: str = "chat", **request: Any) -> t
 
 def what(p: Plan) -> tuple[object, ...]:
     """What a plan is, apart from its settings."""
-    return (p.method, p.format, p.runtime, p.devices, p.source)
+    return (p.method, p.made_as, p.runtime, p.devices, p.source, p.settings.kv_type)
 
 
 def with_host(where: Machine, factor: float) -> Machine:

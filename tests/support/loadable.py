@@ -31,7 +31,14 @@ SUPPORT: Final[dict[str, dict[str, Support]]] = {
     "llama-cpp-python": {"gguf": {"cpu": True}},
     "ollama": {"gguf": {"cpu": True, "nvidia": 5.0, "amd": True, "apple": True}},
     "lmstudio": _LLAMA,
-    "textgen": _LLAMA,
+    "textgen": {
+        **_LLAMA,
+        "gptq": {"nvidia": 7.5},
+        "none": {"nvidia": 5.0, "amd": True, "intel": True, "apple": True, "cpu": True},
+        "nf4": {"nvidia": 6.0, "amd": True, "intel": True, "cpu": True},
+        "int8": {"nvidia": 7.5, "amd": True, "intel": True, "cpu": True},
+    },
+    "mlx": {"none": {"apple": True}},
     "vllm": {
         "awq": {"nvidia": 7.5, "intel": True, "x86": True},
         "gptq": {"nvidia": 7.5, "intel": True, "x86": True},
@@ -112,7 +119,7 @@ def _device(plan: Plan, d: Device, table: Support) -> str | None:
 
 def _together(plan: Plan, used: list[Device]) -> list[str]:
     told = []
-    if len({d.vendor for d in used}) > 1:
+    if len({d.vendor for d in used}) > 1 and plan.runtime != "llama.cpp":  # its Vulkan build sees cards of any maker
         told.append("devices of two makers in one process")
     if len(used) > 1 and any(d.mig is not None for d in used):
         told.append("a process sees one slice only")

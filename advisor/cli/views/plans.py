@@ -235,8 +235,7 @@ def relaxations(page: Page, report: RecommendReport) -> None:
         ],
     )
     page.blank()
-    for n, r in enumerate(report.relaxations, 1):
-        page.verbatim(f"{n}  {r.command}" if r.command is not None else f"{n}  advisor explain {r.plan.id}")
+    page.numbered((str(n), r.command or f"advisor explain {r.plan.id}") for n, r in enumerate(report.relaxations, 1))
 
 
 def plan_details(page: Page, plan: Plan, *, verbose: bool = False) -> None:

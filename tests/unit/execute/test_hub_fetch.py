@@ -73,7 +73,7 @@ def test_gguf_files(bench: Bench) -> None:
     assert [p.name for p in path.iterdir()] == ["small-Q8_0.gguf"]
     same(path, folder, "small-Q8_0.gguf")
     e = bench.refused("hf:me/Tiny-GGUF/small-Q9_0.gguf")
-    assert '"small-q8_0.gguf"' in e.message
+    assert '"small-Q8_0.gguf"' in e.message
 
 
 def test_a_missing_part_is_named(bench: Bench) -> None:
