@@ -91,8 +91,7 @@ class Settings(Shape, frozen=True):
 
 def without_network(settings: Settings) -> Settings:
     """The same settings for a run that may download nothing."""
-    off = Value(True, "flag (--no-download)")
-    return Settings(paths=settings.paths, values=settings.values | {"offline": off})
+    return Settings(settings.paths, settings.values | {"offline": Value(True, "flag (--no-download)")})
 
 
 def home(env: Mapping[str, str] | None = None) -> Path | None:
@@ -378,9 +377,7 @@ def user_config(env: Mapping[str, str] | None = None) -> Path:
         return Path(given)
     if at_home is None:
         raise AdvisorError(
-            "no-home",
-            "Neither HOME nor XDG_CONFIG_HOME is set, so there is no folder for a unit.",
-            hint="advisor paths",
+            "no-home", "Neither HOME nor XDG_CONFIG_HOME is set: no folder for a unit.", hint="advisor paths"
         )
     return at_home / ".config"
 

@@ -9,6 +9,7 @@ import msgspec
 
 from advisor import datafiles
 from advisor.api import keeping, learning, sharing
+from advisor.api.asked_recipe import check_recipe
 from advisor.api.context import (
     DEFAULT_MODEL,
     bundle_or_probe,
@@ -33,9 +34,8 @@ from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Plan, PlanRequest, Relaxation, Warning_
-from advisor.facts.recipe import RecipeOptions
 from advisor.facts.reports import ProbeReport, RecommendReport
-from advisor.facts.text import clean, shell_word
+from advisor.facts.text import clean
 from advisor.planner.devices import whole
 from advisor.settings import probe_variables
 
@@ -190,7 +190,7 @@ def _recommend(
     pack = rule_pack(settings)
     able = {name: q.capabilities() for name, q in quantizers().items()}
     check(request, pack, able, model=facts.ref)  # what no machine can run, before what this recipe lacks
-    _check_recipe(facts, request)
+    check_recipe(facts, request)
     seen = machine
     known, more = learning.learned(settings, machine, here=here) if measured else (None, ())  # says what is damaged
     warnings += more
@@ -253,37 +253,6 @@ def _moved(r: Relaxation, facts: ModelFacts, settings: Settings) -> Relaxation:
     if r.gives_up == "model" and facts.kind != "size":
         facts = msgspec.structs.replace(facts, name=r.plan.model, kind="hub", path=None)
     return msgspec.structs.replace(r, plan=with_weights(r.plan, facts, settings))
-
-
-def _check_recipe(model: ModelFacts, request: PlanRequest) -> None:
-    """Refuse values of the quantizer that no machine can carry out for this model, with the nearest legal choice.
-
-    Raises:
-        AdvisorError: ``illegal-recipe``.
-    """
-    asked = request.recipe
-    if request.method in (None, "gguf", "none") or asked == RecipeOptions():
-        return
-    from advisor.backends import recipes
-    from advisor.model.tensors import tensors
-    from advisor.planner.candidate import formats
-
-    assert request.method is not None
-    known = tensors(model)
-    found = formats(request.method, model, request, known)
-    legal: AdvisorError | None = None
-    for fmt in found:
-        try:
-            recipes.recipe(request.method, fmt, request.quantizer, asked, {}, tensors=known, runtime=request.runtime)
-        except AdvisorError as e:
-            if e.code != "illegal-recipe":
-                raise
-            e.hint = e.hint.replace("MODEL", shell_word(model.ref)) if e.hint is not None else None
-            legal = legal or e
-        else:
-            return
-    if legal is not None:
-        raise legal
 
 
 def with_given(plan: Plan, machine: Machine) -> Plan:

@@ -60,8 +60,8 @@ def runs(model: ModelFacts, machine: Machine) -> Runs:
     """How ``model`` runs on ``machine``, whole on its devices, with the usual goal's context."""
     from advisor.model.tensors import tensors
     from advisor.planner import goals
-    from advisor.planner.candidate import usable_devices
     from advisor.planner.estimate import estimate
+    from advisor.planner.targets import usable_devices
 
     usual = goals.get(PlanRequest().goal).context
     one = estimate(

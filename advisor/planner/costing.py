@@ -12,9 +12,10 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Goal, PlanRequest, Settings
 from advisor.facts.protocols import EngineOracle
-from advisor.planner.candidate import LLAMA_ENGINES, TENSOR_PARALLEL, Candidate, Target, targets
+from advisor.planner.candidate import LLAMA_ENGINES, TENSOR_PARALLEL, Candidate
 from advisor.planner.devices import device_capacity
 from advisor.planner.facts import Facts
+from advisor.planner.targets import Target, targets
 
 if TYPE_CHECKING:
     from advisor.cost.estimate import Cost

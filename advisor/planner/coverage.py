@@ -18,11 +18,12 @@ from advisor.facts.plan import Goal, PlanRequest
 from advisor.facts.words import RUNTIMES
 from advisor.guide.engine import Ready, prepare, verdict
 from advisor.guide.schema import RulePack
-from advisor.planner.candidate import FORMATS, candidates, targets
+from advisor.planner.candidate import FORMATS, candidates
 from advisor.planner.costing import Costing
 from advisor.planner.facts import CandidateFacts, Facts, fixed_facts
 from advisor.planner.recommend import Planner
 from advisor.planner.request import effective_goal
+from advisor.planner.targets import targets
 from advisor.planner.tuning import Tuning
 
 # Known only when the candidates before it have been planned.

@@ -13,11 +13,11 @@ from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Settings
 from advisor.guide.schema import RulePack
-from advisor.planner.candidate import usable_devices
 from advisor.planner.costing import HEADROOM, host_capacity
 from advisor.planner.devices import device_capacity
 from advisor.planner.estimate import estimate
 from advisor.planner.request import check_choice
+from advisor.planner.targets import usable_devices
 
 # What is drawn beside a GGUF format that was named: the guide's ladder of bits.
 LADDER: Final = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from advisor.facts.machine import Machine
 from advisor.facts.plan import PlanRequest, Rejected
-from advisor.planner.candidate import usable_devices
 from advisor.planner.costing import host_capacity
 from advisor.planner.devices import device_capacity
 from advisor.planner.legal import Legal
+from advisor.planner.targets import usable_devices
 
 if TYPE_CHECKING:
     from advisor.planner.recommend import Drop, Round

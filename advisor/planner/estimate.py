@@ -11,19 +11,13 @@ from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Estimate, Goal, ModelSummary, PlanRequest, Settings, Warning_
 from advisor.facts.protocols import EngineOracle
 from advisor.guide.schema import RulePack
-from advisor.planner.candidate import (
-    LLAMA_ENGINES,
-    PIPELINE_PARALLEL,
-    Candidate,
-    Target,
-    source_of,
-    targets,
-)
+from advisor.planner.candidate import LLAMA_ENGINES, PIPELINE_PARALLEL, Candidate, source_of
 from advisor.planner.costing import CostFn, Costing, Fit, LayersFn, threads
 from advisor.planner.facts import CandidateFacts, fixed_facts
 from advisor.planner.numa import spans_nodes
 from advisor.planner.parallel import machines_needed, stages
 from advisor.planner.request import check_context, check_words
+from advisor.planner.targets import Target, targets
 from advisor.planner.tuning import Tuning
 
 if TYPE_CHECKING:

@@ -14,18 +14,16 @@ from advisor.facts.plan import Goal, PlanRequest
 from advisor.facts.words import METHODS
 from advisor.planner.candidate import (
     LLAMA_ENGINES,
-    MIXED,
     Candidate,
-    Target,
     bits_of,
     group_divides,
     group_of,
     nearest_engine,
     original_method,
     own_format,
-    usable_devices,
 )
 from advisor.planner.parallel import columns_divide, heads_divide, machines_needed, rank_group_divides
+from advisor.planner.targets import MIXED, Target, usable_devices
 
 Facts = dict[str, FactValue | None]
 _PLAIN_TYPES = ("f32", "f16", "bf16")

@@ -13,9 +13,9 @@ from advisor.facts.machine import Device, Machine
 from advisor.facts.plan import GivesUp, Goal, PlanRequest
 from advisor.facts.words import GGUF_FORMATS
 from advisor.planner.again import Named, number_word, size_word, time_word
-from advisor.planner.candidate import usable_devices
 from advisor.planner.devices import device_capacity, whole
 from advisor.planner.request import MIN_CONTEXT
+from advisor.planner.targets import usable_devices
 
 if TYPE_CHECKING:
     from advisor.planner.recommend import Planner

@@ -22,7 +22,7 @@ from advisor.guide.schema import Rule, RulePack
 from advisor.planner import asked
 from advisor.planner import score as scoring
 from advisor.planner.building import Scored, build
-from advisor.planner.candidate import Candidate, bits_of, candidates, usable_devices
+from advisor.planner.candidate import Candidate, bits_of, candidates
 from advisor.planner.costing import CostFn, Costing, Fit, LayersFn
 from advisor.planner.devices import in_use
 from advisor.planner.dropping import PLACE_ORDER, rejected
@@ -34,6 +34,7 @@ from advisor.planner.mixing import between, smaller_cache
 from advisor.planner.numa import spans_nodes
 from advisor.planner.request import check, effective_goal
 from advisor.planner.status import Status, judge
+from advisor.planner.targets import usable_devices
 from advisor.planner.tradeoff import compared
 from advisor.planner.tuning import Tuning
 

@@ -24,7 +24,8 @@ from advisor.facts.words import (
 )
 from advisor.guide.conditions import compile_, facts_of, leaves
 from advisor.guide.schema import Rule, RulePack
-from advisor.planner.candidate import FORMATS, LLAMA_ENGINES, takes, usable_devices
+from advisor.planner.candidate import FORMATS, LLAMA_ENGINES, takes
+from advisor.planner.targets import usable_devices
 
 MIN_CONTEXT = 256
 _WORDS: Final = frozenset(("candidate.method", "candidate.runtime"))

@@ -10,8 +10,9 @@ from advisor.backends.base import QuantizerCapabilities, RuntimeCapabilities
 from advisor.backends.llama import providers
 from advisor.facts.machine import Machine
 from advisor.facts.words import PlanStatus
-from advisor.planner.candidate import Candidate, Target, usable_devices
+from advisor.planner.candidate import Candidate
 from advisor.planner.parallel import NODE, machines_needed
+from advisor.planner.targets import Target, usable_devices
 
 
 class Status(NamedTuple):

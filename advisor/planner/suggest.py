@@ -23,13 +23,14 @@ from advisor.facts.words import GGUF_SERVED
 from advisor.guide.schema import RulePack
 from advisor.model.tensors import tensors
 from advisor.planner.building import Scored, build
-from advisor.planner.candidate import BITS, LLAMA_ENGINES, bits_of, usable_devices
+from advisor.planner.candidate import BITS, LLAMA_ENGINES, bits_of
 from advisor.planner.costing import HEADROOM, host_capacity
 from advisor.planner.devices import device_capacity
 from advisor.planner.facts import CandidateFacts, fixed_facts
 from advisor.planner.generations import is_special, newest
 from advisor.planner.recommend import Planner, Round, Way, way
 from advisor.planner.request import effective_goal
+from advisor.planner.targets import usable_devices
 from advisor.planner.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -200,11 +201,8 @@ class Suggester:
 
 def _own_format(model: ModelFacts) -> bool:
     """Whether the weights come in a quantized format, which may be served as it is."""
-    return (
-        model.weights_format == "gguf"
-        or model.quantized_method is not None
-        or (model.weights_dtype or "bf16").lower() not in _PLAIN
-    )
+    plain = (model.weights_dtype or "bf16").lower() in _PLAIN
+    return model.weights_format == "gguf" or model.quantized_method is not None or not plain
 
 
 def capacity(machine: Machine, request: PlanRequest) -> int | None:

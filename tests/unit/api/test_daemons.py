@@ -81,7 +81,8 @@ def test_a_project_folder_does_not_send_prompts_elsewhere(tmp_path: Path) -> Non
 
 
 def judged(machine: Any, runtime: str = "ollama") -> Status:
-    from advisor.planner.candidate import Candidate, Target
+    from advisor.planner.candidate import Candidate
+    from advisor.planner.targets import Target
 
     device = machine.devices[:1]
     target = Target("gpu", device[0].vendor, device, (device[0].id,)) if device else Target("cpu", "cpu", (), ("host",))

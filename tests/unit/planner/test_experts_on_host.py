@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from advisor.facts.plan import Goal, PlanRequest
-from advisor.planner.candidate import Candidate, Target
+from advisor.planner.candidate import Candidate
 from advisor.planner.costing import Costing
+from advisor.planner.targets import Target
 from tests.support import shapes
 
 MOE = shapes.KNOWN["qwen3-30b-a3b"]

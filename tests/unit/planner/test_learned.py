@@ -14,9 +14,10 @@ from advisor.facts.plan import Goal, PlanRequest, Settings
 from advisor.facts.quantity import exact
 from advisor.model.tensors import tensors
 from advisor.planner import estimate as estimating
-from advisor.planner.candidate import Candidate, Target
+from advisor.planner.candidate import Candidate
 from advisor.planner.costing import Costing
 from advisor.planner.learned import PROPORTIONS, Learned
+from advisor.planner.targets import Target
 from advisor.planner.token_work import device_names, shape_of
 from tests.support.bench_samples import Law, measurement, with_engine
 from tests.support.samples import sample_machine, sample_model

@@ -26,7 +26,6 @@ from advisor.planner.building import identity
 from advisor.planner.candidate import (
     BITS,
     Candidate,
-    Target,
     formats,
     kept_format,
     method_of,
@@ -36,6 +35,7 @@ from advisor.planner.candidate import (
 )
 from advisor.planner.facts import fixed_facts
 from advisor.planner.recommend import recommend
+from advisor.planner.targets import Target
 from tests.unit.planner import planner_fakes as fakes
 from tests.unit.planner.planner_run import GOALS, PACK
 

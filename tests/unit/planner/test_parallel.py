@@ -13,8 +13,8 @@ from advisor.facts.plan import Plan, Settings
 from advisor.model.resolve import resolve
 from advisor.model.tensors import tensors
 from advisor.planner import parallel
-from advisor.planner.candidate import MIXED, targets
 from advisor.planner.sharing import shared_out
+from advisor.planner.targets import MIXED, targets
 from tests.unit.planner import planner_fakes as fakes
 
 LLAMA_70B = resolve("meta-llama/Llama-3.3-70B-Instruct")

@@ -8,8 +8,8 @@ import pytest
 from advisor.cost.placement import place
 from advisor.facts.machine import Device, DeviceMemory, Machine, MigSlice, Processes
 from advisor.facts.plan import Settings
-from advisor.planner.candidate import targets
 from advisor.planner.devices import device_capacity, in_use
+from advisor.planner.targets import targets
 from tests.support import samples
 
 GIB = 1 << 30

@@ -8,7 +8,7 @@ import pytest
 
 from advisor import api
 from advisor.facts.machine import Device
-from advisor.planner.candidate import targets
+from advisor.planner.targets import targets
 from advisor.probes.record import load_machine
 from tests.unit.probes.fake import MACHINES
 
