@@ -376,9 +376,7 @@ def user_config(env: Mapping[str, str] | None = None) -> Path:
     if given and Path(given).is_absolute():
         return Path(given)
     if at_home is None:
-        raise AdvisorError(
-            "no-home", "Neither HOME nor XDG_CONFIG_HOME is set: no folder for a unit.", hint="advisor paths"
-        )
+        raise AdvisorError("no-home", "Without HOME or XDG_CONFIG_HOME a unit has no folder.", hint="advisor paths")
     return at_home / ".config"
 
 

@@ -90,8 +90,8 @@ def test_something_is_always_missing_and_the_plan_never_fits_again(
     assert lesson is not None
     assert (lesson.ratio is None) != (lesson.ceiling_bytes is None)
     if lesson.ceiling_bytes is not None:
-        assert 0 <= lesson.ceiling_bytes <= NEED
-        assert lesson.ceiling_bytes * 0.95 < NEED
+        assert lesson.ceiling_bytes >= 0
+        assert int(lesson.ceiling_bytes * 0.95) < NEED  # less the part that plans leave free
     else:
         assert lesson.ratio is not None and 1 < lesson.ratio <= 4
 
