@@ -23,6 +23,7 @@ from advisor import settings  # noqa: E402
 from advisor.api import planning  # noqa: E402
 from advisor.cost.estimate import cost  # noqa: E402
 from advisor.execute import envs, stand_ins  # noqa: E402
+from advisor.execute.disk import settle  # noqa: E402
 from advisor.execute.speeds import Driver  # noqa: E402
 from advisor.facts.bench import Measurement, Work  # noqa: E402
 from advisor.facts.plan import Settings  # noqa: E402
@@ -50,6 +51,8 @@ def learned(say: Callable[[str], None], model: str = MODEL) -> float:
     s = settings.load()
     machine = msgspec.structs.replace(planning.own_machine(s), runtimes=())
     files = {f: advisor.quantize(model, format=f, verify=False, settings=s).path for f in (OWN, *PREDICTED)}
+    for path in files.values():
+        settle(Path(path))  # read anew, as right after they were made: how pages came to lie later is nobody's format
     facts = advisor.describe(files[OWN])
     parts = tensors(facts)
     made = stand_ins.plan(facts, parts, own=OWN, room_bytes=4 << 30)
