@@ -225,3 +225,11 @@ def test_other_weights_are_another_model() -> None:
     assert identity(other[8]) == identity(msgspec.structs.replace(other[8], ref="pypi:A==1.0"))
     # Where the weights of a hub's model lie changes nothing.
     assert identity(hub) == identity(msgspec.structs.replace(hub, path="/cache/x"))
+
+
+def test_of_an_ordinary_model_no_rule_asks_for_an_original_that_there_is_not() -> None:
+    for name in ("meta-llama/Llama-3.1-8B-Instruct", "8B"):
+        found = plan(resolve(name), fakes.rtx_4090())
+        assert found.plans
+        told = [a for p in found.plans for a in p.assumptions if "original_method" in a]
+        assert told == []
