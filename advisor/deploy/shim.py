@@ -267,6 +267,7 @@ class Supervisor:
             if problem is not None:
                 return self.finish("failed", problem)
             code, number = self.watch()
+            self.memory.ended()
             killed = not self.stopping() and (number == 9 or code == 137)
             kills = self.memory.kills.since()
             self.log.settle()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING or __package__:
     from advisor.deploy.log_pipe import now
     from advisor.deploy.spawn import output
-    from advisor.probes.group_memory import Kills, Level, nearest, tightest_group
+    from advisor.probes.group_memory import Group, Kills, Level, groups, nearest, tightest
 else:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "probes"))
-    from group_memory import Kills, Level, nearest, tightest_group
+    from group_memory import Group, Kills, Level, groups, nearest, tightest
 
     del sys.path[0]
     from log_pipe import now
@@ -66,6 +66,7 @@ class Watch:
         self.kills = Kills()
         self.near: dict[str, Any] | None = None
         self.limit: int | None = None
+        self._groups: tuple[Group, ...] = ()
         self._next = self._next_devices = 0.0
         self._on_devices: list[Level] = []
 
@@ -76,8 +77,14 @@ class Watch:
         self._next = self._next_devices = 0.0
 
     def _see_limit(self, pid: int) -> None:
-        group = tightest_group(pid)
+        self._groups = groups(pid)
+        group = tightest(self._groups)
         self.limit = group.limit if group is not None else None
+
+    def ended(self) -> None:
+        """The server has ended: the limit of its groups is read anew, since it may have been lowered meanwhile."""
+        group = tightest(self._groups)
+        self.limit = group.limit if group is not None else self.limit
 
     def look(self, pid: int) -> str | None:
         """Look if it is time to; what changed, in a sentence. ``near`` is what is nearly full, ``None`` where nothing

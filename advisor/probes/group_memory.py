@@ -149,7 +149,12 @@ def _level(group: Group) -> Level | None:
 
 def tightest_group(pid: int | None = None, *, proc: Path = PROC, root: Path = ROOT) -> Level | None:
     """The group of a process, or above it, that has the least left; ``None`` without any limit."""
-    found = [level for g in groups(pid, proc=proc, root=root) if (level := _level(g)) is not None]
+    return tightest(groups(pid, proc=proc, root=root))
+
+
+def tightest(known: tuple[Group, ...]) -> Level | None:
+    """Of these groups the one that has the least left now; ``None`` without any limit."""
+    found = [level for g in known if (level := _level(g)) is not None]
     return min(found, key=lambda level: level.limit - level.used, default=None)
 
 

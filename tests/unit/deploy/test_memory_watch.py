@@ -234,7 +234,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, shares: list[float], *, device: bool 
     left = list(shares)
     monkeypatch.setattr(watch, "EVERY_S", 0.0)
     monkeypatch.setattr(watch, "DEVICES_EVERY_S", 0.0)
-    monkeypatch.setattr(watch, "tightest_group", lambda pid: None)
+    monkeypatch.setattr(watch, "groups", lambda pid: ())
     level = Level("the memory of gpu0" if device else "the host's memory", 0, 1000 * MIB)
 
     def now(*_: object) -> Level:
@@ -255,6 +255,23 @@ def test_it_warns_once_when_memory_is_nearly_used_up(monkeypatch: pytest.MonkeyP
     assert [bool(s) for s in said] == [False, True, False, False, True, False, True]
     assert "910 of 1000 MiB of the host's memory (91 %)" in str(said[1])
     assert "no longer" in str(said[4])
+
+
+def test_a_limit_lowered_since_the_last_look_is_the_one_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, V2)
+    at = {"proc": tmp_path / "proc", "root": tmp_path / "sys"}
+    monkeypatch.setattr(watch, "groups", lambda pid: groups(pid, **at))
+    one = Watch([])
+    one.begin(7)
+    assert one.limit == 1000
+    for file in (tmp_path / "sys").rglob("memory.max"):
+        if file.read_text().strip() == "1000":
+            file.write_text("900\n")
+    (tmp_path / "proc" / "7" / "cgroup").unlink()  # the process is gone
+    one.ended()
+    assert one.limit == 900
 
 
 def test_a_device_may_be_fuller(monkeypatch: pytest.MonkeyPatch) -> None:
