@@ -33,7 +33,7 @@ SUPPORT: Final[dict[str, dict[str, Support]]] = {
     "lmstudio": _LLAMA,
     "textgen": {
         **_LLAMA,
-        "gptq": {"nvidia": 7.5},
+        "gptq": {"nvidia": 7.5, "amd": True},
         "none": {"nvidia": 5.0, "amd": True, "intel": True, "apple": True, "cpu": True},
         "nf4": {"nvidia": 6.0, "amd": True, "intel": True, "cpu": True},
         "int8": {"nvidia": 7.5, "amd": True, "intel": True, "cpu": True},
