@@ -122,7 +122,11 @@ def test_the_order_of_files_changes_nothing(tmp_path: Path, count: int) -> None:
 def no_ties(name: str, model: str, wanted: str) -> None:
     """Plans are ranked by score; equal ones by name, so that no two share a place or an id."""
     found = plans(model, machine(name), wanted)
-    keys = [(p.method, p.format, p.runtime, p.devices, p.quantizer or "") for p in found]
+    keys = [
+        (p.method, p.format, p.runtime, p.devices,
+         (p.settings.pipeline_parallel, p.tensor_types, p.settings.kv_type, p.quantizer or ""))
+        for p in found
+    ]  # fmt: skip
     assert len(set(keys)) == len(keys)
     assert len({p.id for p in found}) == len(found)
     placed = {k: ("gpu" if "host" not in k[3] else "cpu" if k[3] == ("host",) else "split") for k in keys}
