@@ -92,14 +92,14 @@ def taken(settings: Settings) -> tuple[Taken, ...]:
 
 
 def _promised(settings: Settings, m: Deployments, d: Deployment) -> dict[str, int] | None:
-    """By its plan; the measured peak where that is more. ``None`` where neither is known."""
+    """As it was launched, else by its plan; the measured peak where that is more. ``None`` where none is known."""
     receipt = receipts.load(m.folder(d.name))
     seen = receipt.measured.memory if receipt is not None else None
     try:
-        plan = keeping.find(settings, d.plan_id).plan
+        memory = m.spec(d.name).memory or keeping.find(settings, d.plan_id).plan.memory
     except AdvisorError:
         return None if seen is None else {_HOST: int(seen.value)}
-    found = {key: int(q.value) for key, q in plan.memory.by_device.items()}
+    found = {key: int(q.value) for key, q in memory.by_device.items()}
     if seen is not None:
         found[_HOST] = max(found.get(_HOST, 0), int(seen.value))
     return found

@@ -17,7 +17,7 @@ from advisor.errors import AdvisorError
 from advisor.events import Cancel
 from advisor.execute.llama import fit
 from advisor.execute.oracle import dry_request
-from advisor.execute.proc import run, run_runner
+from advisor.execute.proc import run_runner
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import EngineFit
 from advisor.facts.plan import Settings as RunSettings
@@ -81,23 +81,11 @@ def by_program(
         return None
     from advisor.backends.llama import commands
 
-    lines: list[str] = []
     name = f"{fit.TOOL} {binary.label}"
     argv = commands.own_fit(binary.tools[fit.TOOL], model, settings)
-    try:
-        run(
-            argv,
-            log=log,
-            step="fit",
-            env={**commands.ENVIRONMENT, **(variables or {})},
-            cancel=cancel,
-            timeout_s=_DEADLINE_S,
-            on_line=lines.append,
-        )
-    except AdvisorError as e:
-        if e.code == "interrupted":
-            raise
-        refused = any("failed to fit" in line or "unable to fit" in line for line in (*lines, *e.context))
+    lines, failed = fit.say(argv, step="fit", log=log, cancel=cancel, variables=variables)
+    if failed is not None:
+        refused = any("failed to fit" in line or "unable to fit" in line for line in (*lines, *failed.context))
         return EngineFit(engine=name, fits=False) if refused else None
     return read(name, "\n".join(lines))
 

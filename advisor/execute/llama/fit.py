@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,12 +46,30 @@ def ask(
     """
     if TOOL not in binary.tools:
         return None
+    argv = commands.fit(binary.tools[TOOL], model, settings)
+    lines, failed = say(argv, step="dry load", log=log, cancel=cancel, variables=variables)
+    return None if failed is not None else commands.read_fit("\n".join(lines)) or None
+
+
+def say(
+    argv: Sequence[str],
+    *,
+    step: str,
+    log: Path,
+    cancel: Cancel | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> tuple[list[str], AdvisorError | None]:
+    """What the tool says when it is run, and how it failed if it did.
+
+    Raises:
+        AdvisorError: ``interrupted``.
+    """
     lines: list[str] = []
     try:
         run(
-            commands.fit(binary.tools[TOOL], model, settings),
+            argv,
             log=log,
-            step="dry load",
+            step=step,
             env={**commands.ENVIRONMENT, **(variables or {})},
             cancel=cancel,
             timeout_s=_DEADLINE_S,
@@ -60,8 +78,8 @@ def ask(
     except AdvisorError as e:
         if e.code == "interrupted":
             raise
-        return None
-    return commands.read_fit("\n".join(lines)) or None
+        return lines, e
+    return lines, None
 
 
 def spared_bytes(binary: Binary, settings: Settings, vocab: int) -> int:

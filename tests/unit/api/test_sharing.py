@@ -105,3 +105,11 @@ def test_a_recommendation_says_beside_what_it_was_planned(rig: Rig) -> None:
     assert alone.plans
     assert "deployments-running" not in [w.code for w in alone.warnings]
     assert alone.machine.host.memory.available_bytes is None
+
+
+def test_what_it_was_launched_with_goes_before_the_kept_plan(rig: Rig) -> None:
+    plan = kept("p-aaaaaa", host=10 * GIB)
+    by = {"host": exact(7 * GIB, "bytes", "the engine")}
+    rig.deployments.launch(rig.spec(plan_id="p-aaaaaa", memory=msgspec.structs.replace(plan.memory, by_device=by)))
+    (one,) = sharing.taken(settings_.load())
+    assert one.promised == {"host": 7 * GIB}
