@@ -77,8 +77,11 @@ class Watch:
         self._next = self._next_devices = 0.0
 
     def _see_limit(self, pid: int) -> None:
-        self._groups = groups(pid)
-        group = tightest(self._groups)
+        found = groups(pid)
+        if not found:
+            return  # it is ending: what was known of it is still the best that is
+        self._groups = found
+        group = tightest(found)
         self.limit = group.limit if group is not None else None
 
     def ended(self) -> None:

@@ -15,6 +15,8 @@ PROC: Final = Path("/proc")
 ROOT: Final = Path("/sys/fs/cgroup")
 # Version 1 writes "no limit" as the largest page-aligned number.
 _UNLIMITED: Final = 1 << 50
+# The kernel's flag of a process that has begun to end (include/linux/sched.h).
+_PF_EXITING: Final = 0x4
 
 
 class Group(NamedTuple):
@@ -57,13 +59,26 @@ def _counter(path: Path, name: str) -> int | None:
     return None
 
 
+def _ending(folder: Path) -> bool:
+    """Whether a process has begun to end, or has ended and was not waited for (``/proc/PID/stat``: state and flags)."""
+    words = _text(folder / "stat").rpartition(")")[2].split()
+    if len(words) < 7:
+        return False
+    return words[0] in "ZX" or (words[6].isdigit() and bool(int(words[6]) & _PF_EXITING))
+
+
 def groups(pid: int | None = None, *, proc: Path = PROC, root: Path = ROOT) -> tuple[Group, ...]:
     """The memory groups of a process (of this one without ``pid``), each with all above it, own group first.
 
-    Where the own path is not mounted, as in a container, the top of the mount is its own group.
+    Where the own path is not mounted, as in a container, the top of the mount is its own group. A process that is
+    ending has none: of version 1 the kernel then shows the top, whatever it lived in.
     """
     found: list[Group] = []
-    for line in _text(proc / (str(pid) if pid is not None else "self") / "cgroup").splitlines():
+    folder = proc / (str(pid) if pid is not None else "self")
+    lines = _text(folder / "cgroup").splitlines()
+    if _ending(folder):
+        return ()
+    for line in lines:
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0":
             version, mounts = 2, (root, root / "unified")

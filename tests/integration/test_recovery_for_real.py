@@ -24,10 +24,17 @@ from advisor.probes.source import LiveSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MIB = 1 << 20
+SOME = 280 * MIB
 INSIDE = 'echo $$ > "$FOLDER/cgroup.procs" || exit 99; exec "$@"'
+# Another process that the kernel is not to take: most of its memory at once, the rest when it is told to.
 HOG = """
 import sys, time
-held = bytearray(int(sys.argv[1]))
+with open("/proc/self/oom_score_adj", "w") as f:
+    f.write("-1000")
+held = [bytearray(int(sys.argv[1]))]
+print(len(held), flush=True)
+sys.stdin.readline()
+held.append(bytearray(int(sys.argv[2])))
 print(len(held), flush=True)
 time.sleep(600)
 """
@@ -264,12 +271,18 @@ def test_memory_that_others_take_under_traffic_costs_a_step_and_not_the_service(
     # Of the two the kernel is to take the server, as it would where the other one is the more important.
     Path(f"/proc/{first['pid']}/oom_score_adj").write_text("1000")
     hog = subprocess.Popen(
-        ["sh", "-c", INSIDE, "sh", sys.executable, "-c", HOG, str(480 * MIB)],
+        ["sh", "-c", INSIDE, "sh", sys.executable, "-c", HOG, str(SOME), str(480 * MIB - SOME)],
         env={**os.environ, "FOLDER": str(group.folder)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        bufsize=0,
     )
     try:
-        assert hog.stdout is not None and hog.stdout.readline().strip()
+        assert hog.stdin is not None and hog.stdout is not None and hog.stdout.readline() == b"1\n"
+        _, document = run(home, "status")
+        assert [(d["state"], d["pid"]) for d in document["data"]["deployments"]] == [("ready", first["pid"])]
+        hog.stdin.write(b"more\n")
+        assert hog.stdout.readline() == b"2\n"
         until = time.monotonic() + 120
         while True:
             _, document = run(home, "status")

@@ -274,6 +274,28 @@ def test_a_limit_lowered_since_the_last_look_is_the_one_that_is_told(
     assert one.limit == 900
 
 
+@pytest.mark.parametrize("stat", ["7 (llama) server) R 1 7 7 0 -1 4194308 12", "7 (a b) Z 1 7 7 0 -1 4194304 12"])
+def test_the_top_that_is_shown_of_a_process_that_is_ending_is_not_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stat: str
+) -> None:
+    """Of version 1 the kernel shows the top of the hierarchy from the moment a process begins to end."""
+    tree(tmp_path, V1)
+    at = {"proc": tmp_path / "proc", "root": tmp_path / "sys"}
+    monkeypatch.setattr(watch, "groups", lambda pid: groups(pid, **at))
+    monkeypatch.setattr(watch, "EVERY_S", 0.0)
+    (tmp_path / "proc" / "7" / "stat").write_text("7 (llama) server) R 1 7 7 0 -1 4194304 12")
+    one = Watch([])
+    one.begin(7)
+    assert one.limit == 2000
+    (tmp_path / "proc" / "7" / "cgroup").write_text("4:memory:/\n0::/\n")
+    (tmp_path / "proc" / "7" / "stat").write_text(stat)
+    assert groups(7, **at) == ()
+    (tmp_path / "sys" / "memory" / "x" / "memory.limit_in_bytes").write_text("1600\n")
+    one.look(7)
+    one.ended()
+    assert one.limit == 1600
+
+
 def test_a_device_may_be_fuller(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [bool(s) for s in looks(monkeypatch, [0.95, 0.985, 0.9], device=True)] == [False, True, True]
 
