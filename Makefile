@@ -34,12 +34,14 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-# Tests that need no environment run beside each other; the others each take all cores.
+# What takes one core and measures nothing runs beside each other; servers and quantizers each have the machine alone,
+# since libraries that two of them share would be counted by halves.
 quick: lint types imports
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 test: quick
-	$(BIN)/pytest -m "slow and not long"
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and beside and not long"
+	$(BIN)/pytest -m "slow and not beside and not long"
 
 test-long: $(VENV)/.dev
 	$(BIN)/pytest -m long

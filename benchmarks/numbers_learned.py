@@ -1,12 +1,13 @@
 """How well decoding of other formats is predicted once ``advisor bench`` has measured one file of a model.
 
 What ``bench`` does is done here in its own way: the file itself, and stand-ins of the other formats, of the same shapes
-with random blocks. What is predicted from that is held against real files. One thread and CPU time, so that the result
-moves less with what else the machine does; still, only on a quiet machine does it say something.
+with random blocks. What is predicted from that is held against real files. One thread and the fastest steps of many
+rounds: what else runs on a machine, or beside a virtual one, takes time for seconds and minutes and never gives any.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from advisor.api import planning  # noqa: E402
 from advisor.cost.estimate import cost  # noqa: E402
 from advisor.execute import envs, stand_ins  # noqa: E402
 from advisor.execute.disk import settle  # noqa: E402
-from advisor.execute.speeds import Driver  # noqa: E402
+from advisor.execute.proc import run_runner  # noqa: E402
 from advisor.facts.bench import Measurement, Work  # noqa: E402
 from advisor.facts.plan import Settings  # noqa: E402
 from advisor.facts.quantity import Quantity  # noqa: E402
@@ -37,8 +38,9 @@ OWN = "q4_k_m"
 # The first have a stand-in of their own, the others are mixes that follow from the types in them.
 PREDICTED = ("q8_0", "q6_k", "f16", "iq4_xs", "q4_0", "q5_k_m", "q5_0", "q3_k_m", "q2_k", "q4_k_s", "q3_k_l", "q5_k_s")
 BAR = 0.06
-ROUNDS = 6
-DEPTH = 256
+ROUNDS = 14
+QUANTILE = 3
+DEPTH = 64
 TOKENS = 24
 
 
@@ -51,27 +53,33 @@ def learned(say: Callable[[str], None], model: str = MODEL) -> float:
     s = settings.load()
     machine = msgspec.structs.replace(planning.own_machine(s), runtimes=())
     files = {f: advisor.quantize(model, format=f, verify=False, settings=s).path for f in (OWN, *PREDICTED)}
-    for path in files.values():
-        settle(Path(path))  # read anew, as right after they were made: how pages came to lie later is nobody's format
     facts = advisor.describe(files[OWN])
     parts = tensors(facts)
     made = stand_ins.plan(facts, parts, own=OWN, room_bytes=4 << 30)
     requests = [{"label": f, "path": path} for f, path in files.items()] + [m.request() for m in made]
+    steps: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        driver = Driver(envs.ensure("llama.cpp", settings=s), Path(folder) / "log", Path(folder))
-        found = driver.measure(requests * ROUNDS, depths=(DEPTH,), threads=(1,), repeat=1, tokens=TOKENS)
-    # The least of the rounds: whatever disturbs takes time, nothing gives any.
-    took = [
-        min((r.decode_cpu_s or 0.0) / r.completion_tokens for runs in found[i :: len(requests)] for r in runs)
-        for i in range(len(requests))
-    ]
+        env = envs.ensure("llama.cpp", settings=s)
+        for turn in range(ROUNDS):
+            for path in files.values():
+                settle(Path(path))  # read anew: where pages come to lie moves a file by a tenth, and is nobody's format
+            asked = {
+                "files": [{**r, "label": str(i)} for i, r in enumerate(requests)][:: -1 if turn % 2 else 1],
+                "depths": [DEPTH], "threads": [1], "repeat": 1, "tokens": TOKENS, "batch": 512, "scratch": folder,
+            }  # fmt: skip
+            found = run_runner(env, "bench_llama.py", asked, step="bench", log=Path(folder) / "log", timeout_s=1800.0,
+                               threads=1)  # fmt: skip
+            for one in found["files"]:
+                for run in one["runs"]:
+                    steps.setdefault(one["label"], []).extend(float(x) for x in run["steps_s"])
+    took = [statistics.quantiles(steps[str(i)], n=100)[QUANTILE - 1] for i in range(len(requests))]
     real = dict(zip(files, took, strict=False))
     stand_in = {m.format: t for m, t in zip(made, took[len(files) :], strict=True)}
     factor = real[OWN] / stand_in[OWN]
 
     def of(fmt: str, seconds: float, work: Work, origin: str) -> Measurement:
         value = Quantity(value=1 / seconds, low=0.98 / seconds, high=1.02 / seconds, unit="tokens/s",
-                         method="measured", source="CPU time")  # fmt: skip
+                         method="measured", source="fastest steps")  # fmt: skip
         return Measurement(
             runtime="llama.cpp", engine="wheel", method="gguf", format=fmt, model=facts.name, shape=shape_of(facts),
             devices=("cpu",), threads=1, depth=DEPTH, kv_type="f16", work=work, decode=value, prefill=None,
@@ -86,9 +94,9 @@ def learned(say: Callable[[str], None], model: str = MODEL) -> float:
     here = Learned(seen, machine)
     say("## After `advisor bench`\n")
     say(
-        f"`python benchmarks/numbers_learned.py`: decoding of {facts.name}, tokens per CPU second of one thread, "
+        f"`python benchmarks/numbers_learned.py`: decoding of {facts.name}, tokens per second of one thread, "
         f"predicted from what `bench` of its {OWN} file measures (that file, and stand-ins of other formats), against "
-        f"real files; the least of {ROUNDS} rounds. Bar: {BAR:.0%}.\n"
+        f"real files; of {ROUNDS} rounds the fastest {QUANTILE} % of the steps. Bar: {BAR:.0%}.\n"
     )
     say("| format | stand-in | measured | predicted | range | error |\n|---|---|---|---|---|---|")
     origin = advisor.describe(model)

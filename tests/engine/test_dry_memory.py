@@ -14,7 +14,7 @@ from advisor.facts.plan import Settings
 from advisor.model.tensors import computed
 from tests.support.architectures import FIXTURES, Compared, Fixture, compare, facts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.beside]
 
 
 def _name(fixture: Fixture) -> str:

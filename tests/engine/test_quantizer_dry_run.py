@@ -17,7 +17,7 @@ from tests.engine.test_quantizer_mix import NUMBERS
 from tests.support import shapes
 from tests.support.architectures import FIXTURES, facts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.beside]
 RUNNER = Path(__file__).with_name("quantize_dry.py")
 ALL = NUMBERS | {
     "f32": 0, "iq2_xxs": 19, "iq2_xs": 20, "q2_k_s": 21, "iq3_xs": 22, "iq3_xxs": 23, "iq1_s": 24, "iq3_s": 26,

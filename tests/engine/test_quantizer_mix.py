@@ -12,7 +12,7 @@ from advisor.cost.gguf_mix import DEFAULTS, assign
 from advisor.model.gguf import read_header
 from tests.support import shapes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.beside]
 RUNNER = Path(__file__).with_name("quantize_all.py")
 NUMBERS = {
     "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k_s": 11, "q3_k_m": 12,

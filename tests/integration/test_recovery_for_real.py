@@ -19,25 +19,13 @@ from typing import Any
 import pytest
 
 from advisor.deploy import client
+from advisor.errors import AdvisorError
 from advisor.probes import cgroup
 from advisor.probes.source import LiveSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MIB = 1 << 20
-SOME = 280 * MIB
 INSIDE = 'echo $$ > "$FOLDER/cgroup.procs" || exit 99; exec "$@"'
-# Another process that the kernel is not to take: most of its memory at once, the rest when it is told to.
-HOG = """
-import sys, time
-with open("/proc/self/oom_score_adj", "w") as f:
-    f.write("-1000")
-held = [bytearray(int(sys.argv[1]))]
-print(len(held), flush=True)
-sys.stdin.readline()
-held.append(bytearray(int(sys.argv[2])))
-print(len(held), flush=True)
-time.sleep(600)
-"""
 
 
 class Group:
@@ -89,7 +77,7 @@ class Group:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Path:
-    """A fresh home with the shared environments in it, and the artifact of the plan made."""
+    """A fresh home with the shared environments and artifacts in it, and the artifact of the plan made."""
     for name in ("llama.cpp", "convert"):
         done = subprocess.run(
             [sys.executable, "-m", "advisor", "env", "build", name, "--json"],
@@ -97,8 +85,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Path:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
     fresh = tmp_path_factory.mktemp("home of recovery")
-    (fresh / "cache").mkdir()
-    (fresh / "cache" / "envs").symlink_to(shared_home / "cache" / "envs")
+    (fresh / "cache").symlink_to(shared_home / "cache")
     code, _, _ = up(fresh, None)
     assert code == 0
     run(fresh, "down", "--all")
@@ -268,34 +255,30 @@ def test_memory_that_others_take_under_traffic_costs_a_step_and_not_the_service(
     first = document["data"]["deployment"]
     assert answer(first).strip()
     group.limit(700 * MIB)
-    # Of the two the kernel is to take the server, as it would where the other one is the more important.
-    Path(f"/proc/{first['pid']}/oom_score_adj").write_text("1000")
-    hog = subprocess.Popen(
-        ["sh", "-c", INSIDE, "sh", sys.executable, "-c", HOG, str(SOME), str(480 * MIB - SOME)],
-        env={**os.environ, "FOLDER": str(group.folder)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    )
+    # Shared memory is taken for good and by no process, so that of all in the group the server is the largest.
+    taken_away = Path("/dev/shm") / f"advisor-{os.getpid()}"
     try:
-        assert hog.stdin is not None and hog.stdout is not None and hog.stdout.readline() == b"1\n"
-        _, document = run(home, "status")
-        assert [(d["state"], d["pid"]) for d in document["data"]["deployments"]] == [("ready", first["pid"])]
-        hog.stdin.write(b"more\n")
-        assert hog.stdout.readline() == b"2\n"
-        until = time.monotonic() + 120
+        subprocess.run(
+            ["sh", "-c", INSIDE, "sh", "dd", "if=/dev/zero", f"of={taken_away}", "bs=1M", "count=490", "status=none"],
+            env={**os.environ, "FOLDER": str(group.folder)},
+            check=True,
+        )
+        until = time.monotonic() + 60
         while True:
             _, document = run(home, "status")
             (now,) = document["data"]["deployments"]
             if now["state"] == "ready" and now["recovered"]:
-                break
+                with contextlib.suppress(AdvisorError):  # killed once more, while it answered
+                    assert answer(now).strip()
+                    break
             assert now["state"] != "failed" and time.monotonic() < until, now
             time.sleep(0.5)
-        (step,) = now["recovered"]
-        assert (step["diagnosis"]["when"], step["diagnosis"]["code"]) == ("traffic", "oom-kill")
-        assert step["change"] and step["given_up"] and now["plan_id"] == step["to_plan"] != first["plan_id"]
+        taken = now["recovered"]
+        assert 1 <= len(taken) < 3, taken
+        for step in taken:
+            assert (step["diagnosis"]["when"], step["diagnosis"]["code"]) == ("traffic", "oom-kill")
+            assert step["change"] and step["given_up"]
+        assert now["plan_id"] == taken[-1]["to_plan"] != first["plan_id"]
         assert now["url"] == first["url"] and now["pid"] != first["pid"]
-        assert answer(now).strip()
     finally:
-        hog.kill()
-        hog.communicate()
+        taken_away.unlink(missing_ok=True)

@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import choices
 
+pytestmark = pytest.mark.beside
+
 
 @pytest.fixture(autouse=True)
 def _rules_once(monkeypatch: pytest.MonkeyPatch) -> None:

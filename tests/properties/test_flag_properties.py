@@ -17,6 +17,8 @@ from advisor.planner.request import MIN_CONTEXT, MOST_PARALLEL, check, effective
 from tests.properties.spread import GIB, ask, goals, machine, plans, what
 from tests.scenarios.planning import loaded, model_of
 
+pytestmark = pytest.mark.beside
+
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 # Values that leave something and take something away on the machines below.
 FLAGS: Final[dict[str, tuple[Any, ...]]] = {

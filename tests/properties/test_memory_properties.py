@@ -21,6 +21,8 @@ from tests.properties.spread import (
     with_host,
 )
 
+pytestmark = pytest.mark.beside
+
 
 def choice(p: Plan) -> tuple[str, str, str]:
     """What is run by what, wherever."""

@@ -23,6 +23,8 @@ from advisor.planner.recommend import recommend
 from tests.properties.spread import MODELS, NAMED, RECORDED, goals, machine, over_the_spread, plans
 from tests.scenarios.planning import loaded, model_of
 
+pytestmark = pytest.mark.beside
+
 REPO = Path(__file__).resolve().parents[2]
 
 

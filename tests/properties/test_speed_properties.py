@@ -10,6 +10,8 @@ from tests.properties.spread import machine, over_the_spread, plans, what, with_
 from tests.scenarios.reading import machine_of
 from tests.scenarios.shapes import MachineSpec
 
+pytestmark = pytest.mark.beside
+
 # Rounding of what is compared.
 _SAME = 1e-6
 

@@ -52,6 +52,7 @@ def test_the_published_table_is_sound() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 def test_decode_speed_of_devices_that_were_held_out() -> None:
     rows = fit_speed.read()
     full = fit_speed.fit(rows)

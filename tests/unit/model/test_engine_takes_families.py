@@ -16,7 +16,7 @@ from advisor.model.tensors import computed
 from tests.unit.model.configurations import PUBLISHED
 from tests.unit.model.test_families import EXPERTS, MLA, small
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.beside]
 FOUR: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 # What no published model above has.
 SMALL: dict[str, dict[str, Any]] = {
