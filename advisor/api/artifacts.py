@@ -26,7 +26,7 @@ from advisor.errors import AdvisorError, word_not_found
 from advisor.events import Cancel, Reporter
 from advisor.facts.results import Artifact, Verification
 from advisor.facts.text import shell_word
-from advisor.facts.words import FORMAT_WORDS, GGUF_FORMATS, METHODS, is_format
+from advisor.facts.words import FORMAT_WORDS, GGUF_FORMATS, METHODS, is_format, mixed
 
 if TYPE_CHECKING:
     from advisor.execute.steps import Steps
@@ -41,6 +41,7 @@ def quantize(
     method: str | None = None,
     format: str | None = None,
     quantizer: str | None = None,
+    tensor_types: tuple[str, ...] = (),
     imatrix: Path | None = None,
     out: Path | None = None,
     verify: bool = True,
@@ -53,23 +54,27 @@ def quantize(
 ) -> Artifact:
     """Make one artifact; with ``out`` (a file or an existing folder) a copy of it goes there.
 
-    Without ``method`` and ``format`` a GGUF file of Q4_K_M; with a method alone its usual format. ``options``: the
-    recipe's values, the file to calibrate on and the adapter to merge first, see ``MakingOptions``. ``text``: what is
+    Without ``method`` and ``format`` a GGUF file of Q4_K_M; with a method alone its usual format. ``tensor_types``: of
+    a GGUF file, types of named tensors (``ffn_down=q6_k``, as ``llama-quantize`` has them). ``options``: the recipe's
+    values, the file to calibrate on and the adapter to merge first, see ``MakingOptions``. ``text``: what is
     measured on. ``adapter_only``: the adapter alone, as a GGUF file that llama.cpp loads beside the unchanged model.
 
     Raises:
-        AdvisorError: ``word-not-found``, ``contradictory-options``, ``illegal-recipe``, ``not-available`` for what
-            this version only plans, what the steps raise. A failed quality gate is in the verification, not an error:
-            the artifact is what was asked for.
+        AdvisorError: ``word-not-found``, ``bad-option``, ``contradictory-options``, ``illegal-recipe``,
+            ``not-available`` for what this version only plans, what the steps raise. A failed quality gate is in the
+            verification, not an error: the artifact is what was asked for.
     """
     import time
 
+    from advisor.cost import tensor_types as named
     from advisor.execute.journal import Journal
     from advisor.execute.steps import Steps
+    from advisor.model.tensors import tensors
 
     checked("quantize", options, MAKING_KEYS)
     s = load_settings(settings)
     _check_names(method, format, quantizer)
+    own = named.read(tensor_types, model)
     started = time.monotonic()
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
     facts = facts_or_fetch(model, s, steps)
@@ -77,13 +82,16 @@ def quantize(
     if adapter_only:
         return _adapter(s, steps, facts, request, out, started)
     chosen = _choice(facts, method, format, quantizer, request)
+    named.check(facts, tensors(facts), chosen.method, chosen.format, own)
     if request.adapter is not None:
         from advisor.api import adapters
 
         facts = adapters.merged(s, steps, facts, Path(request.adapter))
     measured_on = hubbing.text(text, s, steps)
     if chosen.method == "gguf":
-        made, verification = _gguf(s, steps, facts, chosen.format, request, imatrix, measured_on, verify=verify)
+        made, verification = _gguf(
+            s, steps, facts, mixed(chosen.format, own), request, imatrix, measured_on, verify=verify
+        )
     else:
         made, verification = _checkpoint(s, steps, facts, chosen, request, measured_on, verify=verify)
     path = _copy_out(made.artifact, out) if out is not None else made.artifact
@@ -103,6 +111,7 @@ def quantize(
         types=dict(verification.types) if verification else {},
         notes=made.notes,
         recipe=made.recipe,
+        tensor_types=own,
     )
 
 
@@ -219,7 +228,7 @@ def _gguf(
     *,
     verify: bool,
 ) -> tuple[Made, Verification | None]:
-    from advisor.cost.gguf_mix import makes_imatrix
+    from advisor.cost.tensor_types import wants_imatrix
 
     threads = granted_threads(s)
     made = make(
@@ -227,7 +236,7 @@ def _gguf(
         steps,
         facts,
         fmt=fmt,
-        imatrix=imatrix is not None or request.calibration is not None or makes_imatrix(fmt),
+        imatrix=imatrix is not None or request.calibration is not None or wants_imatrix(fmt),
         calibration=hubbing.text(request.calibration, s, steps, use="calibration"),
         samples=request.recipe.samples,
         imatrix_file=imatrix,

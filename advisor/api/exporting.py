@@ -199,7 +199,7 @@ def _artifact(settings: Settings, subject: Subject, name: str, given: Path | str
     local = Path(subject.ref).expanduser().absolute()
     if plan.source in ("as-is", "load-time") and local.exists():
         return Artifact(local, local.is_dir(), _size(local), None)
-    file = name if folder else f"{name}-{plan.format}.gguf"
+    file = name if folder else f"{name}-{plan.format}{'-mixed' if plan.tensor_types else ''}.gguf"
     path = Path(settings.paths.state) / "exports" / file
     return Artifact(path, folder, _size(path), None if path.exists() else _making(subject, path))
 
@@ -220,6 +220,7 @@ def _making(subject: Subject, path: Path) -> str:
             f"or say where they are: advisor export FORMAT {plan.id} --artifact PATH",
         )
     words = ["advisor", "quantize", subject.ref, "--method", plan.method, "--format", plan.format]
+    words += [word for named in plan.tensor_types for word in ("--tensor-type", named)]
     words += ["--quantizer", plan.quantizer] if plan.quantizer is not None and plan.method != "gguf" else []
     calibration, adapter = asked.calibration(plan.parameters), plan.parameters.get(asked.ADAPTER)
     words += ["--calibration", str(calibration)] if calibration is not None else []
@@ -316,10 +317,13 @@ def _notes(service: Service) -> tuple[str, ...]:
     if service.made_by is not None:
         out.append(f"The weights are not there yet: {service.made_by} makes them.")
     if service.container is not None:
-        out.append(
-            f"The image {service.container.image} was not pulled by advisor ({service.container.source}); a digest "
-            "behind its tag (IMAGE:TAG@sha256:...) fixes it for good: --image."
-        )
+        image = service.container.image
+        out.append(f"The image {image} was not pulled by advisor ({service.container.source}).")
+        if "@" not in image:
+            out.append(
+                "Whoever owns the tag can move it. A digest cannot be moved: `docker buildx imagetools inspect "
+                f"{image}` tells it, and --image {image}@sha256:... takes it."
+            )
     if service.program is None and service.container is None:
         out.append("Ollama asks for no key and heeds no limit on memory: keep it on loopback (OLLAMA_HOST).")
         return tuple(out)

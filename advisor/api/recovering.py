@@ -259,7 +259,7 @@ def _kept(
 def _of_same_artifact(step: LadderStep, plan: Plan) -> LadderStep:
     """A step that leaves the format alone is served from the artifact of the plan, a ready-made one included."""
     made = step.plan
-    if plan.artifact is None or (made.method, made.format) != (plan.method, plan.format):
+    if plan.artifact is None or (made.method, made.made_as) != (plan.method, plan.made_as):
         return step
     import hashlib
 

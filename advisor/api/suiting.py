@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from advisor import datafiles
-from advisor.api.context import resolve_model, this_machine
+from advisor.api.context import resolve_model, rule_pack, this_machine
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import PlanRequest
@@ -13,6 +13,7 @@ from advisor.facts.plan import Settings as RunSettings
 from advisor.facts.reports import Runs
 
 if TYPE_CHECKING:
+    from advisor.guide.schema import RulePack
     from advisor.settings import Settings
 
 # The guide's default, by which hardware and models are held against each other.
@@ -30,7 +31,8 @@ def on_each(model: str, names: tuple[str, ...], settings: Settings) -> dict[str,
     facts = resolve_model(model, settings)
     base, _ = this_machine(settings)
     overlay = datafiles.overlay_dir(settings.paths.config, "profiles/hardware")
-    return {name: runs(facts, machine_from((name,), base=base, overlay=overlay)) for name in names}
+    pack = rule_pack(settings)
+    return {name: runs(facts, machine_from((name,), base=base, overlay=overlay), pack) for name in names}
 
 
 def each_on(refs: dict[str, str], hardware: str, settings: Settings) -> dict[str, Runs]:
@@ -47,17 +49,19 @@ def each_on(refs: dict[str, str], hardware: str, settings: Settings) -> dict[str
     base, _ = this_machine(settings)
     overlay = datafiles.overlay_dir(settings.paths.config, "profiles/hardware")
     machine = base if hardware == "this" else machine_from((hardware,), base=base, overlay=overlay)
+    pack = rule_pack(settings)
     known: dict[str, Runs] = {}
     found = {}
     for ref, shape in refs.items():
         if shape not in known:
-            known[shape] = runs(resolve_model(ref, settings), machine)
+            known[shape] = runs(resolve_model(ref, settings), machine, pack)
         found[ref] = known[shape]
     return found
 
 
-def runs(model: ModelFacts, machine: Machine) -> Runs:
-    """How ``model`` runs on ``machine``, whole on its devices, with the usual goal's context."""
+def runs(model: ModelFacts, machine: Machine, pack: RulePack) -> Runs:
+    """How ``model`` runs on ``machine``, whole on its devices, with the usual goal's context and the settings that the
+    rules of ``pack`` choose."""
     from advisor.model.tensors import tensors
     from advisor.planner import goals
     from advisor.planner.estimate import estimate
@@ -75,6 +79,7 @@ def runs(model: ModelFacts, machine: Machine) -> Runs:
             context=min(usual, model.context_max or usual),
             gpu_layers=model.blocks + 1 if usable_devices(machine) else 0,
         ),
+        pack=pack,
     )
     return Runs(
         format=FORMAT,

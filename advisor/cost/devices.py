@@ -23,7 +23,7 @@ _HBM_NAMES: Final = ("a100", "a30", "h100", "h200", "h20", "b200", "b300", "v100
 _HBM_CAPABILITIES: Final = (6.0, 7.0, 8.0, 9.0, 10.0, 10.3)
 _UNIFIED_NAMES: Final = ("gb10", "jetson", "thor", "orin", "dgx spark")
 # A large carve-out of a processor's graphics counts as memory of its own; it is as slow as the rest all the same.
-_APUS: Final = ("gfx1035", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153")
+_APUS: Final = ("gfx1033", "gfx1035", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153")
 _NVIDIA: Final = (
     (7.0, "pascal"),
     (7.5, "volta"),

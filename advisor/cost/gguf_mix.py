@@ -148,6 +148,11 @@ def _kept(t: TensorSpec) -> bool:
     return any(part in name for part in _KEPT) or _KEPT_RWKV.search(name) is not None
 
 
+def quantized(tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Those that the quantizer quantizes; norms, routers and the like keep their type whatever is asked."""
+    return tuple(t for t in tensors if not _kept(t))
+
+
 def category(name: str) -> str:
     """The quantizer's broad category of a tensor name; ``other`` where no rule looks at it."""
     if name == "output.weight":

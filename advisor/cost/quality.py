@@ -314,16 +314,28 @@ def quality(
     )
 
 
+def _lossiest(params: int, method: str, fmt: str, imatrix: bool) -> str:
+    """Of a mix (``q5_k_m:ffn_down=q3_k``) the file type that loses most: its own, or one of its tensors' types."""
+    base, _, own = fmt.partition(":")
+    types = [named.rpartition("=")[2] for named in own.split(",") if named]
+    every = (base, *(t if known(method, t) else f"{t}_m" for t in types))
+    return max(
+        (f for f in every if known(method, f)), key=lambda f: _kld(params, method, f, imatrix).high, default=base
+    )
+
+
 def bands(params: int, method: str, fmt: str, *, imatrix: bool) -> dict[str, Band]:
     """Limits for a measured artifact of a model of ``params`` weights.
 
     Keys ``kld`` (nats), ``perplexity_ratio`` and ``top1_agreement`` (share; less is worse). The limits are upper bounds
-    of the format: an artifact whose narrow rows fell back to larger types passes more easily.
+    of the format: an artifact whose narrow rows fell back to larger types passes more easily. Of a mix of types those
+    of the lossiest count.
 
     Raises:
         AdvisorError: ``bad-option`` where there are no figures for the method or format.
     """
     table = losses()
+    fmt = _lossiest(params, method, fmt, imatrix)
     upper = float(_kld(params, method, fmt, imatrix).high)
     warn = min(max(WARN_FACTOR * upper, _WARN_FLOOR), _WARN_CEILING)
     fail = min(max(FAIL_FACTOR * upper, _FAIL_FLOOR), _FAIL_CEILING)

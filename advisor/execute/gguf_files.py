@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from advisor.cost.gguf_mix import split
 from advisor.errors import AdvisorError
 from advisor.facts.text import clean
 from advisor.model.gguf import GgufHeader, read_header
@@ -50,7 +51,8 @@ def check_types(header: GgufHeader, wanted: Mapping[str, str], fmt: str, *, exac
     """Hold the types in a file against the wanted ones; return notes on small differences.
 
     A quantizer that chooses types itself may differ in a few tensors from one release to the next; one that leaves
-    matrices in 16 bits, or differs in more than a twentieth of them, did not do what was asked.
+    matrices in 16 bits, differs in more than a twentieth of them, or in one whose type ``fmt`` names, did not do what
+    was asked.
 
     Raises:
         AdvisorError: ``artifact-invalid``.
@@ -62,7 +64,8 @@ def check_types(header: GgufHeader, wanted: Mapping[str, str], fmt: str, *, exac
             "artifact-invalid", f"The file has other tensors than the model: {clean(', '.join(lost[:5]))}."
         )
     stray = [n for n, t in found.items() if t != wanted[n]]
-    left = [n for n in stray if found[n] in FLOATS and wanted[n] not in FLOATS]
+    own = [pattern for pattern, _ in split(fmt)[1]]
+    left = [n for n in stray if any(p.search(n) for p in own) or (found[n] in FLOATS and wanted[n] not in FLOATS)]
     if left or (stray and exactly) or len(stray) > _STRAY_SHARE * len(found):
         name = (left or stray)[0]
         raise AdvisorError(

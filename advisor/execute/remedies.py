@@ -40,6 +40,7 @@ def next_format(fmt: str) -> str | None:
     The rungs are the guide's own: mixed K types before the older uniform ones (002 section 27.5.2). MXFP4 is made of
     weights that were published in it alone, so nothing is nearer.
     """
+    fmt = fmt.partition(":")[0]
     order = ("q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
     if fmt not in GGUF_FORMATS or fmt in ("f16", "bf16", "mxfp4"):
         return None
@@ -85,6 +86,7 @@ def _weights(method: str) -> str:
 
 def more_quality(fmt: str, imatrix: bool, *, method: str = "gguf", model: str = "MODEL") -> str:
     """What to do against too much loss: more bits or finer groups, or a broader calibration."""
+    fmt = fmt.partition(":")[0]
     better = next_choice(method, fmt)
     if method == "gguf" and fmt == "mxfp4":
         parts = ["nothing is nearer to weights that were published in MXFP4: fetch the model again"]

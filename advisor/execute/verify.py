@@ -20,8 +20,10 @@ from advisor.execute.store import Store, file_sha256
 from advisor.execute.tasks import Answers, Task, free_prompts, read_tasks, score, weighed
 from advisor.facts.results import Band, Finding, PromptPair, TaskScore, Verification
 from advisor.facts.text import clean
+from advisor.facts.words import format_options
 
 if TYPE_CHECKING:
+    from advisor.cost.gguf_mix import Assigned
     from advisor.execute.envs import Env
     from advisor.facts.model import ModelFacts
 
@@ -128,8 +130,9 @@ def verify(
 def check_types(artifact: Path, *, fmt: str, imatrix: bool) -> tuple[dict[str, int], Finding | None]:
     """Count the tensor types in a GGUF file and hold them against those that ``fmt`` gives this architecture.
 
-    A file whose weights take over a tenth more than the format's is of another format, whatever it is called; other
-    deviations are left to the numbers. Returns tensors by type, and the finding if any.
+    A file whose weights take over a tenth more than the format's is of another format, whatever it is called, unless
+    most weights have the format's own type: that is a mix, whose other tensors were given more bits. Other deviations
+    are left to the numbers. Returns tensors by type, and the finding if any.
 
     Raises:
         AdvisorError: ``file-not-found``, ``untrusted-model-header``.
@@ -155,16 +158,24 @@ def check_types(artifact: Path, *, fmt: str, imatrix: bool) -> tuple[dict[str, i
     wanted = sum(size(a.type, a.tensor.elements) for a in assigned)
     found = sum(size(a.tensor.gguf_type, a.tensor.elements) for a in assigned)
     different = [a for a in assigned if a.tensor.gguf_type != a.type]
-    if found <= 1.1 * wanted and found >= 0.8 * wanted:
+    if found >= 0.8 * wanted and (found <= 1.1 * wanted or _usual(assigned, stored=True) == _usual(assigned)):
         return types, None
     sample = ", ".join(f"{clean(a.tensor.name)} is {a.tensor.gguf_type}, not {a.type}" for a in different[:3])
     return types, Finding(
         code="wrong-types",
         message=f"{len(different)} of {len(assigned)} weight tensors are not of the types of {fmt}: {sample}.",
         remedy=f"The quantizer did something else than it was asked for. Quantize again from the original: "
-        f"advisor quantize MODEL --format {fmt}",
+        f"advisor quantize MODEL {format_options(fmt)}",
         sources=(gate.GUIDE_FAILURES,),
     )
+
+
+def _usual(assigned: Sequence[Assigned], *, stored: bool = False) -> str | None:
+    """The type of most weights, as it is to be or as the file has it."""
+    weights: Counter[str | None] = Counter()
+    for a in assigned:
+        weights[a.tensor.gguf_type if stored else a.type] += a.tensor.elements
+    return max(weights, key=lambda kind: (weights[kind], kind or ""), default=None)
 
 
 def weight_bytes(path: Path) -> int:

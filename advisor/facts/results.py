@@ -91,7 +91,8 @@ class Verification(Shape, frozen=True, kw_only=True):
 
 
 class Artifact(Shape, frozen=True, kw_only=True):
-    """A finished quantized model. ``from_`` is written ``from``: the model it was made of."""
+    """A finished quantized model. ``from_`` is written ``from``: the model it was made of. ``tensor_types``: of a GGUF
+    file, the types of named tensors that were asked for beside ``format``."""
 
     path: str
     method: MethodName
@@ -107,6 +108,7 @@ class Artifact(Shape, frozen=True, kw_only=True):
     types: dict[str, int] = {}
     notes: tuple[str, ...] = ()
     recipe: Recipe | None = None
+    tensor_types: tuple[str, ...] = ()
 
 
 class StepRecord(Shape, frozen=True, kw_only=True):

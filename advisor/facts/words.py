@@ -118,6 +118,12 @@ def mixed(fmt: str, types: tuple[str, ...]) -> str:
     return f"{fmt}:{','.join(types)}" if types else fmt
 
 
+def format_options(fmt: str) -> str:
+    """A format as ``advisor quantize`` takes it: ``--format q4_k_m --tensor-type ffn_down=q6_k`` of a mix."""
+    base, _, own = fmt.partition(":")
+    return " ".join((f"--format {base}", *(f"--tensor-type '{named}'" for named in own.split(",") if named)))
+
+
 WIKITEXT: Final = "wikitext-2"
 DATASETS: Final = "hf:datasets/"
 

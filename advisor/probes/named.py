@@ -94,7 +94,14 @@ def machine_of(
             f"{unified[0].name} is a whole machine with one memory; it cannot be added to another one.",
             hint=f"advisor recommend --hardware {unified[0].id}",
         )
-    whole = next((p for p in unified if p.vendor in _WHOLE_MACHINES), None)
+    board = next((p for p in unified if p.host_only), None)
+    if board is not None and vram is not None:
+        raise AdvisorError(
+            "contradictory-options",
+            f"{board.name} computes on its processor; there is no device that --vram could be the memory of.",
+            hint=f"advisor recommend --hardware {board.id} --memory {vram}",
+        )
+    whole = board or next((p for p in unified if p.vendor in _WHOLE_MACHINES), None)
     if whole is not None and len(asked) > 1:
         other = next(p for p in asked if p is not whole)
         raise AdvisorError(
@@ -113,7 +120,7 @@ def machine_of(
             f"gpu{len(kept) + n}",
             total=host.memory.total_bytes if p.unified_memory else None,
         )
-        for n, p in enumerate(asked)
+        for n, p in enumerate(p for p in asked if not p.host_only)
     )
     devices = kept + fresh
     if vram is not None and not any(d.unusable is None for d in devices):
@@ -182,11 +189,25 @@ def _unified_host(profile: HardwareProfile, memory: int | None, base: Machine, n
             Provenance(what="host.memory", source="this machine", note=f"{profile.name} has no size of its own")
         )
     elif memory is None:
-        notes.append(Provenance(what="host.memory", source=profile.file, note="the largest that is sold"))
+        notes.append(
+            Provenance(what="host.memory", source=profile.file, note="of the profile; --memory gives another size")
+        )
     else:
         notes.append(_noted("host.memory", "--memory", f"{shown.size(memory)}, the one memory"))
-    bandwidth = None
-    if profile.bandwidth_bytes_per_s is not None:
+    bandwidth, part = None, profile.host
+    if part is not None and part.bandwidth_bytes_per_s is not None:
+        source = f"{profile.file}: what its cores were measured to read and write"
+        bandwidth = spread(part.bandwidth_bytes_per_s, "bytes/s", "table", source, low=0.8, high=1.25)
+    elif profile.bandwidth_bytes_per_s is not None and profile.host_only:
+        bandwidth = spread(
+            profile.bandwidth_bytes_per_s * 4 // 5,
+            "bytes/s",
+            "guess",
+            f"four fifths of the bandwidth in {profile.file}: what cores read of one or two channels",
+            low=0.5,
+            high=1.25,
+        )
+    elif profile.bandwidth_bytes_per_s is not None:
         # Measured on a Ryzen AI Max+ 395: 100-118 of 256 GB/s from the CPU cores.
         bandwidth = spread(
             profile.bandwidth_bytes_per_s // 2,
@@ -196,7 +217,6 @@ def _unified_host(profile: HardwareProfile, memory: int | None, base: Machine, n
             low=0.8,
             high=1.8,
         )
-    part = profile.host
     if part is None:
         notes.append(Provenance(what="host.cpu", source="this machine", note="not known; taken to be like this one"))
         cpu, system, arch = base.host.cpu, base.host.os, base.host.arch

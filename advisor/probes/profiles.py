@@ -38,7 +38,10 @@ class PcieLink(Shape, frozen=True, kw_only=True):
 
 
 class HostPart(Shape, frozen=True, kw_only=True):
-    """The host that a device with unified memory comes with; counts are ``None`` where not known."""
+    """The host that a device with unified memory comes with; counts are ``None`` where not known.
+
+    ``bandwidth_bytes_per_s``: what all its cores together read and write, where that was measured.
+    """
 
     os: str
     arch: str
@@ -46,6 +49,7 @@ class HostPart(Shape, frozen=True, kw_only=True):
     isa: tuple[str, ...] = ()
     cores_physical: int | None = None
     cores_logical: int | None = None
+    bandwidth_bytes_per_s: int | None = None
 
 
 class HardwareProfile(Shape, frozen=True, kw_only=True):
@@ -56,6 +60,7 @@ class HardwareProfile(Shape, frozen=True, kw_only=True):
     number that ``sources`` does not name. ``memory_gbps``: 10^9 bits a second on each of ``memory_bus_bits`` lines.
     ``cores``: multiprocessors (NVIDIA), compute units (AMD), Xe cores (Intel), GPU cores (Apple). ``pci_ids``: see
     ``matching``. ``cpus``: parts of the names of processors that carry this device, where one PCI id is of several.
+    ``host_only``: a small computer whose processor computes, because no runtime drives its graphics.
     """
 
     id: str
@@ -82,6 +87,7 @@ class HardwareProfile(Shape, frozen=True, kw_only=True):
     cores: int | None = None
     pci_ids: tuple[str, ...] = ()
     cpus: tuple[str, ...] = ()
+    host_only: bool = False
 
     @property
     def file(self) -> str:
@@ -172,6 +178,7 @@ def check(profile: HardwareProfile, stem: str) -> tuple[str, ...]:
         ("memory_bytes", profile.memory_bytes, "memory"),
         ("usable_bytes", profile.usable_bytes, "memory"),
         ("bandwidth_bytes_per_s", profile.bandwidth_bytes_per_s, "bandwidth"),
+        ("host.bandwidth_bytes_per_s", profile.host.bandwidth_bytes_per_s if profile.host else None, "bandwidth"),
         ("compute_capability", profile.compute_capability, "compute capability"),
         ("fp16_tflops", profile.fp16_tflops, "tflops"),
         ("fp16_tflops_fp16_accumulate", profile.fp16_tflops_fp16_accumulate, "tflops"),
@@ -192,6 +199,8 @@ def check(profile: HardwareProfile, stem: str) -> tuple[str, ...]:
     bits, rate, bandwidth = profile.memory_bus_bits, profile.memory_gbps, profile.bandwidth_bytes_per_s
     if bits and rate and bandwidth and abs(bits * rate / 8 * 1e9 - bandwidth) > _RATE_SLACK * bandwidth:
         wrong.append(f"bandwidth_bytes_per_s: {bits} bits at {rate} Gbit/s are not {bandwidth} bytes/s")
+    if profile.host_only and not (profile.unified_memory and profile.host is not None and profile.memory_bytes):
+        wrong.append("host_only: needs host, memory_bytes and unified_memory: true")
     if not profile.source.strip():
         wrong.append("source: every number needs a source")
     return tuple(wrong)

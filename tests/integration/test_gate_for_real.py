@@ -72,6 +72,22 @@ def test_a_good_artifact_passes(good: Path) -> None:
     assert not verification.findings
 
 
+def test_a_mix_of_types_is_an_artifact_of_its_own(good: Path) -> None:
+    made = api.quantize(MODEL, format="q4_k_m", tensor_types=("ffn_down=q8_0",))
+    assert (made.format, made.tensor_types) == ("q4_k_m", ("ffn_down=q8_0",))
+    assert Path(made.path) != good and made.bytes > good.stat().st_size
+    types = {t.name: t.type for t in read_header(Path(made.path)).tensors}
+    before = {t.name: t.type for t in read_header(good).tensors}
+    assert {types[n] for n in types if "ffn_down" in n} == {"q8_0"}
+    assert {n for n in types if types[n] != before[n]} <= {n for n in types if "ffn_down" in n}
+    plain = api.verify(str(good), against=MODEL)
+    assert made.verification is not None and made.verification.gate.verdict == "pass"
+    assert made.verification.kld is not None and plain.kld is not None and made.verification.kld < plain.kld
+    # by the file alone, its type is that of most of its weights
+    assert api.verify(made.path, against=MODEL).gate.verdict == "pass"
+    assert api.quantize(MODEL, format="q4_k_m", tensor_types=("FFN_down=Q8_0",), verify=False).path == made.path
+
+
 @pytest.mark.parametrize("change", [zero, triple_scales])
 def test_a_broken_artifact_fails_with_a_diagnosis(
     good: Path, tmp_path: Path, change: Callable[[GgufTensor, bytearray], None]

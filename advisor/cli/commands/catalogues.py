@@ -16,7 +16,7 @@ from ..run import Run
     "advisor hardware list --for meta-llama/Llama-3.1-8B-Instruct",
 )
 @click.argument("words", nargs=-1)
-@option("--vendor", metavar="NAME", help="Only this maker's (nvidia, amd, intel, apple).")
+@option("--vendor", metavar="NAME", help="Only this maker's (nvidia, amd, intel, apple, other).")
 @option("--for", "model", metavar="MODEL", help="Only what holds this model whole, and how fast.")
 def hardware_list(run: Run, words: tuple[str, ...], vendor: str | None, model: str | None) -> None:
     """List the hardware profiles; with WORDS those that have them in their names."""

@@ -33,7 +33,11 @@ from ..run import Run
 @option("--user", metavar="NAME", help="As whom a service of the system runs; the owner of the files by default.")
 @option("--host", metavar="ADDRESS", help="Address to serve on; only this machine can reach it by default.")
 @option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Port to serve on.")
-@option("--image", metavar="IMAGE:TAG", help="Another container image with the same program in it.")
+@option(
+    "--image",
+    metavar="IMAGE:TAG",
+    help="Another container image with the same program in it; IMAGE:TAG@sha256:... fixes it for good.",
+)
 @option(
     "--artifact",
     type=click.Path(path_type=Path),

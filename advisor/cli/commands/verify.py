@@ -16,6 +16,7 @@ from ..run import Run
     "verify",
     "advisor verify model-q4_k_m.gguf --against ./my-model",
     "advisor verify model-q4_k_m.gguf --against ./my-model --text my.txt",
+    "advisor verify ./my-model-awq --against ./my-model",
 )
 @click.argument("artifact")
 @option(
@@ -23,7 +24,7 @@ from ..run import Run
     metavar="MODEL",
     help="The model it was made of, to compare with; without it only the file is judged.",
 )
-@option("--text", type=TEXT, help="Measure on this text: a file, wikitext-2, or hf:datasets/OWNER/NAME/FILE.txt.")
+@option("--text", type=TEXT, help="Measure on this text: a file, wikitext-2, or hf:datasets/OWNER/NAME/FILE.")
 @option(
     "--task",
     type=EXISTING,
@@ -31,7 +32,7 @@ from ..run import Run
 )
 @option("--chunks", type=COUNT, help="Measure on so many pieces of the text.")
 def verify(run: Run, artifact: str, **options: Any) -> int:
-    """Measure how far ARTIFACT is from its original.
+    """Measure how far ARTIFACT, a .gguf file or the folder of a quantized checkpoint, is from its original.
 
     Perplexity, KL divergence, agreement on the likeliest token and fixed prompts. Exit code 3: the quality gate failed.
     """

@@ -21,6 +21,7 @@ def artifact(page: Page, made: Artifact, *, verbose: bool = False) -> None:
     page.fields(
         [
             ("path", made.path),
+            *((("own types", ", ".join(made.tensor_types)),) if made.tensor_types else ()),
             ("size", Cell(shown.size(made.bytes), "", "measured")),
             ("sha256", Cell(made.sha256, FAINT)),
             ("made by", Cell(made.quantizer or "taken as it was", "", "importance matrix" if made.imatrix else "")),

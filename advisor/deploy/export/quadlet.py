@@ -23,11 +23,7 @@ class Quadlet:
         """The quadlet. Its unit counts as started once requests are served, and is started again where they are not."""
         c = base.container(service)
         lines = [
-            "[Unit]",
-            f"Description={units.text(service.title)}",
-            f"StartLimitIntervalSec={base.RESTART_WINDOW_S}",
-            f"StartLimitBurst={base.RESTARTS}",
-            "",
+            *units.unit(service),
             "[Container]",
             f"ContainerName={service.unit}",
             f"Image={c.image}",
@@ -62,12 +58,9 @@ class Quadlet:
             "RestartSec=2",
             f"TimeoutStartSec={base.READY_S}",
             f"TimeoutStopSec={base.STOP_S * 2}",
-            "",
-            "[Install]",
-            f"WantedBy={'multi-user' if service.scope == 'system' else 'default'}.target",
+            *units.install(service),
         ]
-        text = base.header(service, f"{self.name} --scope {service.scope}") + "\n".join(lines) + "\n"
-        return (ExportedFile(name=f"{service.unit}.container", text=text),)
+        return (ExportedFile(name=f"{service.unit}.container", text=units.file_text(service, self.name, lines)),)
 
     def steps(self, service: base.Service) -> tuple[str, ...]:
         """The key as a secret of podman's, the file into the folder of quadlets."""

@@ -53,12 +53,7 @@ class Systemd:
         system = service.scope == "system"
         program = base.program(service)
         lines = [
-            "[Unit]",
-            f"Description={units.text(service.title)}",
-            *(("After=network.target",) if system else ()),
-            f"StartLimitIntervalSec={base.RESTART_WINDOW_S}",
-            f"StartLimitBurst={base.RESTARTS}",
-            "",
+            *units.unit(service, *(("After=network.target",) if system else ())),
             "[Service]",
             "Type=exec",
             *((f"User={units.text(service.user)}",) if system and service.user is not None else ()),
@@ -74,12 +69,9 @@ class Systemd:
             "LimitCORE=0",
             *_HARDENED,
             *(self._confined(service) if system else ()),
-            "",
-            "[Install]",
-            f"WantedBy={'multi-user' if system else 'default'}.target",
+            *units.install(service),
         ]
-        text = base.header(service, f"{self.name} --scope {service.scope}") + "\n".join(lines) + "\n"
-        return (ExportedFile(name=f"{service.unit}.service", text=text),)
+        return (ExportedFile(name=f"{service.unit}.service", text=units.file_text(service, self.name, lines)),)
 
     def _limits(self, service: base.Service) -> tuple[str, ...]:
         memory, cores = service.limit_bytes, service.cores

@@ -1,10 +1,12 @@
-"""Words of systemd's unit files, which podman's quadlets share (systemd.syntax, systemd.service: command lines)."""
+"""Words and sections of systemd's unit files, which podman's quadlets share (systemd.syntax, systemd.service)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
+
+from advisor.deploy.export import base
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9@%_+=:,./$-]+")
 
@@ -45,3 +47,25 @@ def environment(env: Mapping[str, str]) -> tuple[str, ...]:
 def text(value: str) -> str:
     """A value that is taken to the end of its line, a description for instance."""
     return value.replace("%", "%%")
+
+
+def unit(service: base.Service, *more: str) -> tuple[str, ...]:
+    """The section that says what the unit is and how often it is started again; ``more`` lines of it."""
+    return (
+        "[Unit]",
+        f"Description={text(service.title)}",
+        *more,
+        f"StartLimitIntervalSec={base.RESTART_WINDOW_S}",
+        f"StartLimitBurst={base.RESTARTS}",
+        "",
+    )
+
+
+def install(service: base.Service) -> tuple[str, ...]:
+    """The section that says when it is started: with the system, or with its user's own manager."""
+    return ("", "[Install]", f"WantedBy={'multi-user' if service.scope == 'system' else 'default'}.target")
+
+
+def file_text(service: base.Service, fmt: str, lines: Iterable[str]) -> str:
+    """The whole file: how it was made, then its lines."""
+    return base.header(service, f"{fmt} --scope {service.scope}") + "\n".join(lines) + "\n"

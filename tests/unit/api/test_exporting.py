@@ -155,6 +155,13 @@ def test_weights_that_are_not_there_yet_are_named_with_their_command(home: Setti
     assert not any("quantize" in step for step in made.steps)
 
 
+def test_a_mix_of_types_that_is_not_there_yet_is_made_as_one(home: Settings) -> None:
+    keep(home, samples.sample_plan(devices=("host",), tensor_types=("attn_v=q8_0", "ffn_down=q6_k")))
+    made = exporting.export("compose", "p-3f2a9c", settings=home)
+    assert "--format q4_k_m --tensor-type attn_v=q8_0 --tensor-type ffn_down=q6_k" in made.steps[0]
+    assert made.steps[0].endswith("-q4_k_m-mixed.gguf")
+
+
 def test_what_is_fetched_is_not_made(home: Settings, tmp_path: Path) -> None:
     keep(home, samples.sample_plan(source="prequantized", artifact="org/x@1", devices=("host",)))
     error = refused("cannot-export", "compose", "p-3f2a9c", settings=home)
@@ -257,7 +264,10 @@ def test_an_image_that_is_not_pinned_is_refused(home: Settings, image: str) -> N
 def test_an_image_of_the_user(home: Settings) -> None:
     keep(home)
     for image in ("reg.example:5000/a/b:1.2", f"ghcr.io/a/b@sha256:{'0' * 64}", f"a:v1@sha256:{'f' * 64}"):
-        assert exporting.export("compose", "p-3f2a9c", image=image, settings=home).image == image
+        made = exporting.export("compose", "p-3f2a9c", image=image, settings=home)
+        assert made.image == image
+        # how a tag is fixed is told where there is only a tag
+        assert any(f"--image {image}@sha256:" in note for note in made.notes) == ("@" not in image)
     with pytest.raises(AdvisorError) as e:
         exporting.export("script", "p-3f2a9c", image="a:1", settings=home)
     assert e.value.code == "contradictory-options"

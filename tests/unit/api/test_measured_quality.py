@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from pathlib import Path
 
 import msgspec
@@ -50,6 +52,60 @@ def test_other_models_are_not_meant(verified: None) -> None:
     assert model is not None
     assert qualities.load(settings.load(), model)
     assert not qualities.load(settings.load(), msgspec.structs.replace(model, ref="other/model", kind="hub"))
+
+
+def weights(path: Path, *, seed: int = 0, size: int = 3 << 20) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(random.Random(seed).randbytes(size))
+    return path
+
+
+def test_weights_are_told_by_what_they_hold(tmp_path: Path) -> None:
+    one = weights(tmp_path / "a" / "model.gguf")
+    known = qualities.fingerprint(one)
+    assert known is not None
+    copy = tmp_path / "elsewhere.gguf"
+    copy.write_bytes(one.read_bytes())
+    os.utime(copy, (1, 1))
+    link = tmp_path / "link.gguf"
+    link.symlink_to(one)
+    assert qualities.fingerprint(copy) == qualities.fingerprint(link) == known
+    assert qualities.fingerprint(weights(tmp_path / "b.gguf", seed=1)) != known
+    # a part of the weights that were trained further
+    changed = bytearray(one.read_bytes())
+    changed[1 << 20 : (1 << 20) + (1 << 14)] = bytes(1 << 14)
+    copy.write_bytes(changed)
+    assert qualities.fingerprint(copy) != known
+    assert qualities.fingerprint(tmp_path / "none.gguf") is None
+    assert qualities.fingerprint(tmp_path) is None  # a folder without weights
+    assert qualities.fingerprint(one.rename(tmp_path / "a" / "model.safetensors").parent) is not None
+
+
+def test_the_same_weights_under_another_name_keep_what_was_measured(tmp_path: Path) -> None:
+    model = api.recommend(MODEL).model
+    assert model is not None
+    path = weights(tmp_path / "x" / "first.gguf")
+    mine = msgspec.structs.replace(model, kind="gguf", ref=str(path), path=str(path), weights_format="gguf")
+    kept.keep(settings.load(), mine, method="gguf", fmt="q8_0", imatrix=False, verification=FOUND)
+    moved = path.rename(tmp_path / "second.gguf")
+    for ref, kind in ((str(moved), "gguf"), ("org/published", "hub")):
+        other = msgspec.structs.replace(mine, kind=kind, ref=ref, path=str(moved))
+        assert ("gguf", "q8_0", False) in qualities.load(settings.load(), other)
+    weights(moved, seed=2)
+    assert not qualities.load(settings.load(), msgspec.structs.replace(mine, path=str(moved)))
+
+
+def test_what_was_measured_under_a_published_name_holds_before_and_after_it_is_fetched(tmp_path: Path) -> None:
+    model = api.recommend(MODEL).model
+    assert model is not None
+    named = msgspec.structs.replace(model, kind="hub", ref="org/model", revision="a" * 40, path=None)
+    here = msgspec.structs.replace(named, path=str(weights(tmp_path / "model.gguf")), weights_format="gguf")
+    s = settings.load()
+    qualities.keep(s, named, method="gguf", fmt="q8_0", imatrix=False, verification=FOUND, local=here)
+    copied = msgspec.structs.replace(here, kind="gguf", ref=str(here.path))
+    for known in (named, here, copied):
+        assert ("gguf", "q8_0", False) in qualities.load(s, known)
+    assert not qualities.load(s, msgspec.structs.replace(named, revision="b" * 40))
 
 
 def test_a_damaged_file_counts_as_none_and_is_written_anew(verified: None) -> None:

@@ -24,6 +24,11 @@ def pair(coherent: bool) -> PromptPair:
     return PromptPair(name="n", prompt="p", reference="r", answer="a", same=False, coherent=coherent)
 
 
+def test_more_bits_than_a_mix_are_those_of_the_next_file_type() -> None:
+    assert remedies.next_format("q4_k_m:ffn_down=q6_k") == "q5_k_m"
+    assert "--format q5_k_m" in remedies.more_quality("q4_k_m:ffn_down=q6_k", False)
+
+
 @pytest.mark.parametrize(
     ("measured", "verdict"),
     [

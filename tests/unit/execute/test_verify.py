@@ -10,12 +10,14 @@ from advisor.cost.gguf_mix import assign
 from advisor.errors import AdvisorError
 from advisor.execute import verify as module
 from advisor.execute.envs import Env
+from advisor.execute.gguf_files import check_types as hold_types
 from advisor.execute.prompts import Prompt
 from advisor.execute.store import Store
 from advisor.execute.tasks import read_tasks
 from advisor.execute.texts import Text
 from advisor.execute.verify import check_types, content_sha256, verify, weight_bytes
 from advisor.facts.results import Verification
+from advisor.model.gguf import read_header
 from advisor.model.resolve import resolve
 from advisor.model.tensors import tensors
 from tests.support.gguf_writer import llama_like, write_gguf
@@ -37,8 +39,6 @@ def artifact(tmp_path: Path, original: Path) -> Path:
 
 
 def quantized(original: Path, path: Path, fmt: str) -> Path:
-    from advisor.model.gguf import read_header
-
     facts = resolve(str(original))
     types = {a.tensor.name: a.type for a in assign(facts, tensors(facts), fmt, imatrix=False)}
     header = read_header(original)
@@ -188,6 +188,30 @@ def test_types_of_each_format_are_its_own(original: Path, tmp_path: Path, fmt: s
     assert sum(types.values()) == len(tensors(resolve(str(path))))
     assert check_types(path, fmt="f16", imatrix=False)[1] is not None
     assert weight_bytes(path) < weight_bytes(original)
+
+
+def test_a_mix_is_of_the_file_type_that_most_of_its_weights_have(original: Path, tmp_path: Path) -> None:
+    mix = "q4_k_m:ffn_down=q8_0"
+    path = quantized(original, tmp_path / "mix.gguf", mix)
+    assert check_types(path, fmt=mix, imatrix=False)[1] is None
+    # somebody who has only the file has only its file type
+    types, finding = check_types(path, fmt="q4_k_m", imatrix=False)
+    assert finding is None and types["q8_0"] >= 4
+    named = check_types(path, fmt="q8_0:ffn_up=q6_k", imatrix=False)[1]
+    assert named is not None and "--format q8_0 --tensor-type 'ffn_up=q6_k'" in named.remedy
+    # most weights in a larger type are no mix of the smaller one
+    other = quantized(original, tmp_path / "other.gguf", "q8_0")
+    assert check_types(other, fmt="q4_k_m", imatrix=False)[1] is not None
+
+
+def test_a_type_that_was_asked_for_by_name_is_exact(original: Path, tmp_path: Path) -> None:
+    mix = "q4_k_m:blk.0.ffn_down=q8_0"
+    facts = resolve(str(original))
+    wanted = {a.tensor.name: a.type for a in assign(facts, tensors(facts), mix, imatrix=False)}
+    plain = read_header(quantized(original, tmp_path / "plain.gguf", "q4_k_m"))
+    assert hold_types(plain, {t.name: t.type for t in plain.tensors}, "q4_k_m", exactly=False) == []
+    with pytest.raises(AdvisorError, match=r"blk\.0\.ffn_down\.weight is"):
+        hold_types(plain, wanted, mix, exactly=False)
 
 
 def test_hash_of_a_stored_file_comes_from_its_manifest(

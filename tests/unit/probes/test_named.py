@@ -6,7 +6,7 @@ import pytest
 
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
-from advisor.probes.catalog import machine_from, names
+from advisor.probes.catalog import bundled, machine_from, names
 from advisor.probes.named import given
 from advisor.probes.record import load_machine
 from advisor.probes.sanity import Notes, sane_machine
@@ -173,10 +173,14 @@ def test_sizes_out_of_bounds(sizes: dict[str, int]) -> None:
 def test_every_profile_makes_a_sane_machine(name: str) -> None:
     machine = make(name, base=DESKTOP)
     assert sane_machine(machine, Notes(machine.provenance)) == machine
+    assert machine == make(name, base=DESKTOP)
+    if bundled(name).host_only:
+        assert machine.devices == ()
+        assert machine.host.memory.total_bytes == bundled(name).memory_bytes
+        return
     (device,) = machine.devices
     assert device.memory.total_bytes is not None
     assert device.memory.usable_bytes is None or device.memory.usable_bytes <= device.memory.total_bytes
-    assert machine == make(name, base=DESKTOP)
 
 
 def test_what_was_named_says_so() -> None:
@@ -202,13 +206,27 @@ def test_a_count_that_is_written_otherwise_is_told_how(word: str) -> None:
     assert caught.value.hint == "advisor recommend --hardware rtx-4090:2"
 
 
+def test_a_small_computer_is_its_host_and_its_memory() -> None:
+    machine = make("raspberry-pi-5", base=DESKTOP)
+    assert (machine.devices, machine.host.arch, machine.host.cpu.cores_logical) == ((), "aarch64", 4)
+    assert machine.host.memory.total_bytes == 8 * GIB
+    read = machine.host.bandwidth
+    assert read is not None and read.method == "guess"
+    assert read.value < read.high <= 17_068_000_000 == bundled("raspberry-pi-5-8gb").bandwidth_bytes_per_s
+    assert make("raspberry-pi-5", memory=4 * GIB).host.memory.total_bytes == 4 * GIB
+    named = make("raspberry-pi-5", bandwidth=9 * 10**9).host.bandwidth
+    assert named is not None and named.value == 9 * 10**9
+    assert code("raspberry-pi-5", vram=4 * GIB) == "contradictory-options"
+    assert code("raspberry-pi-5:2") == code("raspberry-pi-5", "n100") == "contradictory-options"
+
+
 @pytest.mark.parametrize("word", ["cpu:2", "this:2"])
 def test_a_machine_takes_no_count(word: str) -> None:
     assert code(word) == "bad-option"
     assert code("cpu:0") == "bad-option"
 
 
-@pytest.mark.parametrize("whole", ["m2-ultra-76", "gb10"])
+@pytest.mark.parametrize("whole", ["m2-ultra-76", "gb10", "raspberry-pi-5"])
 def test_a_whole_machine_takes_no_card(whole: str) -> None:
     assert code(whole, "rtx-4090") == "contradictory-options"
     assert code("rtx-4090", whole) == "contradictory-options"

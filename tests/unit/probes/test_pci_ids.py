@@ -25,7 +25,7 @@ def device(key: str, revision: int | None = None, board: tuple[int, int] | None 
 
 
 def on_the_bus(profile: HardwareProfile) -> bool:
-    return profile.vendor in MAKERS and "jetson" not in profile.id
+    return profile.vendor in MAKERS and "jetson" not in profile.id and not profile.host_only
 
 
 @pytest.mark.parametrize("profile", [p for p in PROFILES if on_the_bus(p)], ids=lambda p: p.id)
