@@ -23,7 +23,7 @@ MOST: Final = 100
 _MOST_BYTES: Final = 4 << 20
 # Of weights so many pieces are read, spread evenly over all files: another training, another layer or other types show
 # in some of them, and reading them costs milliseconds. Reading all would take longer than planning.
-PIECES: Final = 1024
+PIECES: Final = 128
 _PIECE: Final = 512
 _HEAD: Final = 1 << 16
 Key = tuple[str, str, bool]
