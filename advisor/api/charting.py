@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from advisor.api import planning
+from advisor.api import targeting
 from advisor.api.context import load_settings, resolve_model, rule_pack
 from advisor.api.options import MACHINE_KEYS, MachineOptions, checked, named_settings
 from advisor.facts.machine import Machine
@@ -42,7 +42,7 @@ def memory_by_context(
     """
     s = load_settings(settings)
     checked("memory_by_context", options, MACHINE_KEYS)
-    target, _, _ = planning.target_machine(s, machine=machine, options=options)
+    target, _, _ = targeting.target_machine(s, machine=machine, options=options)
     facts = resolve_model(model, s)
     from advisor.model.tensors import tensors
     from advisor.planner.curves import curves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -28,18 +29,17 @@ from advisor.api.options import (
     named_settings,
     named_words,
     request_of,
-    several,
 )
+from advisor.api.targeting import planned_for, target_machine
 from advisor.errors import AdvisorError
 from advisor.facts.machine import Machine
 from advisor.facts.model import ModelFacts
 from advisor.facts.plan import Estimate, Plan, PlanRequest, Relaxation, Warning_
 from advisor.facts.reports import ProbeReport, RecommendReport
-from advisor.facts.text import clean
-from advisor.planner.devices import whole
 from advisor.settings import probe_variables
 
 if TYPE_CHECKING:
+    from advisor.api.sharing import Neighbours
     from advisor.planner.again import Named
     from advisor.settings import Settings
 
@@ -91,47 +91,6 @@ def describe(model: str, *, settings: Settings | None = None) -> ModelFacts:
     return resolve_model(model, load_settings(settings))
 
 
-def target_machine(
-    settings: Settings,
-    *,
-    machine: Machine | Path | None,
-    options: MachineOptions,
-) -> tuple[Machine, tuple[Warning_, ...], bool]:
-    """The machine to plan for, and whether plans for it can be carried out here.
-
-    A named device replaces the machine, so it cannot be named beside another one that was recorded; sizes can be
-    changed on either.
-
-    Raises:
-        AdvisorError: ``hardware-not-found``, ``bad-machine-file``, ``contradictory-options``.
-    """
-    named = tuple(h for h in several(options.get("hardware", ())) if h != "this")
-    if named and isinstance(machine, Path):
-        raise AdvisorError(
-            "contradictory-options",
-            f"--machine {clean(str(machine))} and --hardware {clean(' '.join(named))} name two machines.",
-            hint=f"advisor recommend --hardware {clean(named[0])}",
-        )
-    if isinstance(machine, Machine):
-        base, here = machine, machine.named is None
-        warnings: tuple[Warning_, ...] = ()
-    else:
-        base, warnings, here = bundle_or_probe(machine, settings)
-        if here and not named and not options.get("total"):
-            base, more = sharing.around(base, settings)
-            warnings += more
-    if options.get("total"):
-        base = whole(base)
-    memory, vram, bandwidth = options.get("memory"), options.get("vram"), options.get("bandwidth")
-    if not named and memory is None and vram is None and bandwidth is None:
-        return base, warnings, here
-    from advisor.probes.catalog import machine_from
-
-    overlay = datafiles.overlay_dir(settings.paths.config, "profiles/hardware")
-    found = machine_from(named, memory=memory, vram=vram, bandwidth=bandwidth, base=base, overlay=overlay)
-    return found, warnings, False
-
-
 def recommend(
     model: str | None = None,
     *,
@@ -140,6 +99,7 @@ def recommend(
     top: int = 5,
     pareto: bool = False,
     measured: bool = True,
+    giving_back: Collection[str] = (),
     settings: Settings | None = None,
     **options: Unpack[PlanOptions],
 ) -> RecommendReport:
@@ -154,6 +114,7 @@ def recommend(
         top: how many plans to return.
         pareto: only plans that no other one beats in quality, speed and memory together.
         measured: what was measured of this model and on this machine takes the place of predictions.
+        giving_back: names of deployments that the plan will replace: their memory counts as free.
         options: see ``PlanOptions``: ``goal``, ``context``, ``hardware``, ``memory`` ...
 
     Raises:
@@ -161,11 +122,11 @@ def recommend(
     """
     checked("recommend", options)
     s = load_settings(settings)
-    target, warnings, here = target_machine(s, machine=machine, options=machine_options(options))
+    target, warnings, here, there = planned_for(s, machine, machine_options(options), giving_back)
     facts = model_from_file(model_facts) if model_facts is not None else resolve_model(model or DEFAULT_MODEL, s)
     request = msgspec.structs.replace(request_of(options, top=top), pareto=pareto)
     named = named_words(facts, machine, model_facts, machine_options(options))
-    return _recommend(s, facts, target, warnings, request, here=here, measured=measured, named=named)
+    return _recommend(s, facts, target, warnings, request, here=here, measured=measured, named=named, there=there)
 
 
 def _recommend(
@@ -178,6 +139,7 @@ def _recommend(
     here: bool,
     measured: bool,
     named: Named,
+    there: Neighbours | None,
 ) -> RecommendReport:
     from advisor.api import asking, own_files, ready_made
     from advisor.backends.registry import quantizers, runtimes
@@ -217,6 +179,7 @@ def _recommend(
         named=named,
         engine=asking.oracle(settings),
         cost_fn=learning.costs(settings, facts, machine, lessons) if measured else None,
+        beside=there.beside(lessons.limited if lessons is not None else lambda where: where) if there else None,
     )
     machine = seen
     offered = ready_made.offered(result.plans, facts, request, settings)
@@ -249,10 +212,15 @@ def _recommend(
 
 
 def _moved(r: Relaxation, facts: ModelFacts, settings: Settings) -> Relaxation:
-    """The relaxation, whose plan needs the weights of its model first where they are not here."""
+    """The relaxation, whose plan needs the weights of its model first where they are not here; one that is carried out
+    once deployments have ended says so."""
     if r.gives_up == "model" and facts.kind != "size":
         facts = msgspec.structs.replace(facts, name=r.plan.model, kind="hub", path=None)
-    return msgspec.structs.replace(r, plan=with_weights(r.plan, facts, settings))
+    plan = with_weights(r.plan, facts, settings)
+    asks = r.command
+    if r.deployments and plan.status == "ready" and plan.executable_here:
+        asks = " && ".join((*(o.command for o in r.deployments), f"advisor up {plan.id}"))
+    return msgspec.structs.replace(r, plan=plan, command=asks)
 
 
 def with_given(plan: Plan, machine: Machine) -> Plan:
@@ -382,6 +350,6 @@ def estimate(
     )
 
 
-def own_machine(settings: Settings) -> Machine:
-    """This machine as planning sees it, beside what runs on it."""
-    return sharing.around(this_machine(settings)[0], settings)[0]
+def own_machine(settings: Settings, *, giving_back: Collection[str] = ()) -> Machine:
+    """This machine as planning sees it, beside what runs on it; deployments of those names count as gone."""
+    return sharing.around(this_machine(settings)[0], settings, giving_back=giving_back)[0]

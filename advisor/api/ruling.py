@@ -74,7 +74,7 @@ def rules_for(
     Raises:
         AdvisorError: as ``recommend``.
     """
-    from advisor.api.planning import target_machine
+    from advisor.api.targeting import target_machine
     from advisor.backends.registry import quantizers, runtimes
     from advisor.model.tensors import tensors
     from advisor.planner import goals

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from advisor.api.context import load_settings
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
@@ -78,10 +80,33 @@ def restart(
 ) -> Deployment:
     """End a deployment and start it again from what it was started from.
 
+    One that does not run has given its memory away: it is looked for before anything is started.
+
     Raises:
-        AdvisorError: ``deployment-not-found``, ``server-failed``, ``server-timeout``.
+        AdvisorError: ``deployment-not-found``, ``not-enough-memory``, ``port-taken``, ``server-failed``,
+            ``server-timeout``.
     """
-    return manager(load_settings(settings)).restart(name, reporter=reporter, cancel=cancel)
+    s = load_settings(settings)
+    m = manager(s)
+    _still_fits(s, m, name)
+    return m.restart(name, reporter=reporter, cancel=cancel)
+
+
+def _still_fits(settings: Settings, m: Deployments, name: str) -> None:
+    from advisor.api import keeping, planning, sharing
+    from advisor.deploy.observe import ACTIVE
+    from advisor.execute import preflight
+
+    spec = m.spec(name)
+    if spec.memory is None or m.get(name).state in ACTIVE:
+        return
+    try:
+        plan = keeping.find(settings, spec.plan_id).plan
+    except AdvisorError:  # it is not kept any more, and the launch will show
+        return
+    now = msgspec.structs.replace(plan, memory=spec.memory, settings=spec.settings or plan.settings, making_memory=None)
+    with sharing.blaming(settings, lambda machine: preflight.check_memory(now, machine), replacing=name):
+        preflight.check_memory(now, planning.own_machine(settings))
 
 
 def logs(name: str, *, lines: int = 100, settings: Settings | None = None) -> tuple[str, ...]:
@@ -93,10 +118,12 @@ def logs(name: str, *, lines: int = 100, settings: Settings | None = None) -> tu
     return manager(load_settings(settings)).logs(name, lines)
 
 
-def follow(name: str, *, settings: Settings | None = None, cancel: Cancel | None = None) -> Iterator[str]:
-    """New lines of a deployment's log as they come, until it ends or ``cancel`` is set.
+def follow(
+    name: str, *, lines: int = 0, settings: Settings | None = None, cancel: Cancel | None = None
+) -> Iterator[str]:
+    """The last ``lines`` lines of a deployment's log, then new ones as they come, until it ends or ``cancel`` is set.
 
     Raises:
         AdvisorError: ``deployment-not-found``.
     """
-    return manager(load_settings(settings)).follow(name, cancel=cancel)
+    return manager(load_settings(settings)).follow(name, cancel=cancel, lines=lines)

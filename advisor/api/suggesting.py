@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 import msgspec
 
 from advisor import datafiles
-from advisor.api import keeping, learning, planning, ruling
+from advisor.api import keeping, learning, planning, ruling, targeting
 from advisor.api.context import fetched_lookup, load_settings, resolve_model, rule_pack
 from advisor.api.options import PlanOptions, checked, machine_options, request_of
 from advisor.errors import AdvisorError
@@ -53,7 +53,7 @@ def suggest(
             "--adapter belongs to one model; without MODEL there is none to merge it into.",
             hint="advisor recommend MODEL --adapter DIR",
         )
-    target, warnings, here = planning.target_machine(s, machine=machine, options=machine_options(options))
+    target, warnings, here = targeting.target_machine(s, machine=machine, options=machine_options(options))
     known, more = learning.learned(s, target, here=here)
     from advisor.backends.registry import quantizers, runtimes
     from advisor.planner import goals

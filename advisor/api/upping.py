@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import msgspec
 
-from advisor.api import asking, hubbing, learning, planning, providing, receipts, recovering, ruling, trying
+from advisor.api import asking, hubbing, learning, planning, providing, receipts, recovering, ruling, sharing, trying
 from advisor.api.choosing import Chosen, choose_plan
 from advisor.api.context import DEFAULT_MODEL, load_settings
 from advisor.api.launching import (
@@ -130,7 +130,7 @@ def _once(
     from advisor.execute.steps import Outcome, Step
 
     def choose() -> Outcome[Chosen]:
-        chosen = choose_plan(s, steps, what, options, dry_run=dry_run, provider=provider)
+        chosen = choose_plan(s, steps, what, options, dry_run=dry_run, provider=provider, name=name)
         p = chosen.plan
         return Outcome(chosen, detail=f"{p.id}: {p.format} in {p.runtime}, context {p.settings.context}")
 
@@ -138,7 +138,7 @@ def _once(
     if dry_run:
         asking.own_fit_step(s, steps, chosen.plan, chosen.model)
         done = UpResult(deployment=None, plan=chosen.plan, steps=tuple(steps.records), receipt=None)
-        return msgspec.structs.replace(done, warnings=ruling.own_rules(settings=s))
+        return msgspec.structs.replace(done, warnings=chosen.warnings + ruling.own_rules(settings=s))
     measured_on = hubbing.text(text, s, steps)
     try:
         done = _carry_out(
@@ -150,7 +150,7 @@ def _once(
         wanted = name or deployment_name(chosen.model)
         recovering.explain(s, steps, chosen.plan, chosen.model, e, manager(s), wanted, recover=recover)
         raise
-    return msgspec.structs.replace(done, warnings=ruling.own_rules(settings=s))
+    return msgspec.structs.replace(done, warnings=chosen.warnings + ruling.own_rules(settings=s))
 
 
 def _carry_out(
@@ -197,7 +197,7 @@ def _carry_out(
     if running is None:
         receipts.forget(deployments.folder(wanted_name))
         recovering.taking(steps, deployments.folder(wanted_name), wanted_name, plan)
-        lower = _look_again(settings, steps, plan, chosen.model, chosen.machine)
+        lower = _look_again(settings, steps, plan, chosen.model, chosen.machine, wanted_name)
     deployment, key = launch(
         settings,
         steps,
@@ -229,7 +229,7 @@ def _carry_out(
 
 
 def _look_again(
-    settings: Settings, steps: Steps, plan: Plan, model: ModelFacts, planned_for: Machine
+    settings: Settings, steps: Steps, plan: Plan, model: ModelFacts, planned_for: Machine, name: str
 ) -> tuple[LadderStep, ...]:
     """Check right before the launch, as a step, that the memory is still there: making may have taken hours, and others
     may have come meanwhile. What would be given up if memory runs out under traffic is found here, too.
@@ -241,8 +241,9 @@ def _look_again(
     from advisor.execute.steps import Outcome, Step
 
     def run() -> Outcome[tuple[LadderStep, ...]]:
-        now = planning.own_machine(settings)
-        preflight.check_memory(plan, now, planned_for=planned_for)
+        now = planning.own_machine(settings, giving_back=(name,))
+        with sharing.blaming(settings, lambda machine: preflight.check_memory(plan, machine), replacing=name):
+            preflight.check_memory(plan, now, planned_for=planned_for)
         lower = recovering.fallbacks(settings, plan, model, now)
         told = f"; {len(lower)} step{'s' * (len(lower) != 1)} ready if memory runs out" if lower else ""
         return Outcome(lower, detail=f"the memory is there{told}")
@@ -300,8 +301,10 @@ def _preflight(
         make_folders(settings.paths.store)
         Store(settings.paths.store).gc(quarantine=False)  # what killed runs left counts against the free space
         preflight.check_disk(settings.paths.store, chosen.plan.disk.peak_bytes, f"The plan {chosen.plan.id}")
+        deployments.check_name(name, chosen.plan.id)
         if memory:
-            preflight.check_memory(chosen.plan, chosen.machine)
+            with sharing.blaming(settings, lambda m: preflight.check_memory(chosen.plan, m), replacing=name):
+                preflight.check_memory(chosen.plan, chosen.machine)
         free_port(deployments, name, endpoint)
         return Outcome(None, detail="disk, memory and port are fine")
 

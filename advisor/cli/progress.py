@@ -34,7 +34,7 @@ class Shown(Protocol):
 
 def text_of(event: Event) -> str:
     """The message, safe to show."""
-    return clean(redact.text(event.message), 500)
+    return clean(redact.text(event.message), 2000 if event.kind == "warning" else 500)
 
 
 def amount(event: Event) -> str:

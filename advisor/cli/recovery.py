@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from advisor.errors import AdvisorError
+from advisor.facts.text import shell_word
 
 if TYPE_CHECKING:
     from advisor.facts.results import UpResult
@@ -41,7 +42,8 @@ def recovering(run: Run, what: str | None, recover: str | None, options: dict[st
                 raise
             if not _wanted(run, way, following, e):
                 if way != "never" and "ladder" not in e.data:
-                    e.hint = f"advisor up {following}"
+                    name = options.get("name")
+                    e.hint = f"advisor up {following}" + (f" --name {shell_word(name)}" if name else "")
                 raise
             if e.message not in run.sink.warned:
                 run.sink.warn(e.message)

@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 
 
 class Work:
-    """One long piece of work: its reporter, its cancel flag, and which steps are over."""
+    """One long piece of work: its reporter, its cancel flag, which steps are over, and what it ``warned`` of."""
 
-    def __init__(self, shown: object, cancel: Cancel) -> None:
+    def __init__(self, shown: object, cancel: Cancel, warned: set[str] | None = None) -> None:
         self._shown = shown
         self.cancel = cancel
+        self.warned = warned if warned is not None else set()
         self.finished: set[str] = set()
 
     def reporter(self, event: Event, /) -> None:
         """Pass the event on and remember ended steps."""
         if event.kind in ("step-finished", "step-reused"):
             self.finished.add(event.step)
+        if event.kind == "warning":
+            self.warned.add(event.message)
         if callable(self._shown):
             self._shown(event)
 
@@ -82,7 +85,7 @@ class Run:
 
         mode = "quiet" if "quiet" in self.flags else self.sink.mode
         shown = reporter(mode, sys.stderr)
-        work = Work(shown, Cancel())
+        work = Work(shown, Cancel(), self.sink.warned)
         try:
             with cancelling(work.cancel, self.sink.note):
                 yield work

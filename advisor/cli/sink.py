@@ -60,7 +60,8 @@ class Sink:
             self._document(command, data.to_json(), warnings, None)
             return
         for warning in warnings:
-            self.warn(warning.message)
+            if warning.message not in self.warned:
+                self.warn(warning.message)
         if self.mode == "quiet":
             self._out("".join(f"{clean(line, None)}\n" for line in quiet))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -27,12 +28,13 @@ def _lines(raw: bytes) -> list[str]:
     return [clean(line, _LINE_LIMIT, one_line=True) for line in raw.decode(errors="replace").splitlines()]
 
 
-def _tail(path: Path, n: int) -> list[str]:
+def _tail(path: Path, n: int, upto: int | None = None) -> list[str]:
     fd = _open(path)
     if fd is None:
         return []
     with os.fdopen(fd, "rb") as f:
         end = f.seek(0, os.SEEK_END)
+        end = end if upto is None else min(end, upto)
         found: deque[bytes] = deque()
         start, newlines = end, 0
         while start > 0 and newlines <= n:
@@ -47,11 +49,12 @@ def _tail(path: Path, n: int) -> list[str]:
     return lines[-n:]
 
 
-def tail(folder: Path, n: int, *, this_run: bool = False) -> tuple[str, ...]:
-    """The last ``n`` lines, oldest first, out of the rotated files too (not where ``this_run``)."""
+def tail(folder: Path, n: int, *, this_run: bool = False, upto: int | None = None) -> tuple[str, ...]:
+    """The last ``n`` lines, oldest first, out of the rotated files too (not where ``this_run``); of the newest file
+    only the first ``upto`` bytes."""
     if n <= 0:
         return ()
-    lines = _tail(folder / SERVER_LOG, n)
+    lines = _tail(folder / SERVER_LOG, n, upto)
     i = 1
     while not this_run and len(lines) < n and (folder / f"{SERVER_LOG}.{i}").exists():
         lines = _tail(folder / f"{SERVER_LOG}.{i}", n - len(lines)) + lines
@@ -64,15 +67,35 @@ def shim_errors(folder: Path, n: int) -> tuple[str, ...]:
     return tuple(_tail(folder / SHIM_LOG, n))
 
 
-def follow(folder: Path, cancel: Cancel, going_on: Callable[[], bool], *, poll_s: float) -> Iterator[str]:
-    """New lines from the moment of this call, across rotations, until cancelled or nothing goes on and all is read."""
+def follow(
+    folder: Path, cancel: Cancel, going_on: Callable[[], bool], *, poll_s: float, lines: int = 0
+) -> Iterator[str]:
+    """The last ``lines`` lines, then new ones from the moment of this call, across rotations, until cancelled or
+    nothing goes on and all is read."""
     path = folder / SERVER_LOG
     try:
         seen = path.lstat()
         begin = (seen.st_ino, seen.st_size)
     except OSError:
         begin = (0, 0)
-    return _follow(path, begin, cancel, going_on, poll_s)
+    before, cut = _before(folder, lines, begin) if lines > 0 else ((), begin)
+    return chain(before, _follow(path, cut, cancel, going_on, poll_s))
+
+
+def _before(folder: Path, n: int, begin: tuple[int, int]) -> tuple[tuple[str, ...], tuple[int, int]]:
+    """The last ``n`` whole lines before ``begin``, and where what follows them begins: a line that is being written is
+    left to what follows."""
+    fd = _open(folder / SERVER_LOG)
+    if fd is None:
+        return (), begin
+    with os.fdopen(fd, "rb") as f:
+        if os.fstat(fd).st_ino != begin[0]:
+            return tail(folder, n), begin
+        start = max(0, begin[1] - _BLOCK)
+        f.seek(start)
+        cut = f.read(begin[1] - start).rfind(b"\n") + 1
+    end = start + cut if cut else begin[1]
+    return tail(folder, n, upto=end), (begin[0], end)
 
 
 def _follow(

@@ -70,6 +70,21 @@ class Deployments(Registry):
         """Ports of deployments that run or are about to."""
         return {d.port for d in self.list() if d.state not in ("stopped", "failed", "lost")}
 
+    def check_name(self, name: str, plan_id: str) -> None:
+        """Refuse where the deployment ``name`` runs another plan: found here before long work, not after it.
+
+        Raises:
+            AdvisorError: ``name-taken``; ``state-unreadable``.
+        """
+        try:
+            old = self._spec(name)
+        except AdvisorError as e:
+            if e.code == "deployment-not-found":
+                return
+            raise
+        if old.plan_id != plan_id and self._look(old).active:
+            raise _taken(old)
+
     # -- launching ---------------------------------------------------------------------------------------------------
 
     def _own_folder(self, name: str) -> Path:
@@ -136,12 +151,7 @@ class Deployments(Registry):
             stopping.stop(folder, seen)  # what a lost or failed one may have left behind
             return None
         if (old.plan_id, old.artifact, old.runtime) != (spec.plan_id, spec.artifact, spec.runtime):
-            raise AdvisorError(
-                "name-taken",
-                f"Deployment {spec.name} runs another plan ({clean(old.plan_id, 40)}).",
-                hint=f"advisor down {spec.name}",
-                data={"name": spec.name, "plan_id": old.plan_id},
-            )
+            raise _taken(old)
         if provider is not None and old.provider != provider:
             raise AdvisorError(
                 "name-taken",
@@ -193,7 +203,8 @@ class Deployments(Registry):
             raise AdvisorError(
                 "port-taken",
                 f"Port {spec.port} on {clean(spec.host, 80)} is in use.",
-                hint=f"advisor up --name {spec.name} --port {ports.choose(spec.host, 8080, explicit=False)}",
+                hint=f"advisor up {spec.plan_id} --name {spec.name} "
+                f"--port {ports.choose(spec.host, ports.USUAL, explicit=False, avoid=self.spoken_for())}",
                 data={"port": spec.port, "host": spec.host},
             )
         folder = self._own_folder(spec.name)
@@ -347,3 +358,14 @@ class Deployments(Registry):
                 shutil.rmtree(self.folder(name))
             except OSError as e:
                 raise statefile.unwritable(self.folder(name), e) from e
+
+
+def _taken(old: LaunchSpec) -> AdvisorError:
+    """Another plan is in the way under the name."""
+    return AdvisorError(
+        "name-taken",
+        f"Deployment {old.name} runs another plan ({clean(old.plan_id, 40)}, which serves {clean(old.model, 80)}).",
+        context=(f"to run beside it, give this one a name of its own: --name {old.name}-2",),
+        hint=f"advisor down {old.name}",
+        data={"name": old.name, "plan_id": old.plan_id},
+    )

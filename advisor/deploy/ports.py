@@ -15,6 +15,7 @@ from advisor.errors import AdvisorError
 from advisor.facts.text import clean
 
 LOWEST: Final = 1024
+USUAL: Final = 8080
 HIGHEST: Final = 65535
 _TRIES: Final = 100
 _LISTEN: Final = "0A"

@@ -192,8 +192,9 @@ class Registry:
         self._spec(name)
         return log_files.tail(self.folder(name), n, this_run=True)
 
-    def follow(self, name: str, *, cancel: Cancel | None = None, poll_s: float = 0.25) -> Iterator[str]:
-        """New lines as they come, until cancelled or until the deployment has ended and all is read.
+    def follow(self, name: str, *, cancel: Cancel | None = None, poll_s: float = 0.25, lines: int = 0) -> Iterator[str]:
+        """The last ``lines`` lines, then new ones as they come, until cancelled or until the deployment has ended and
+        all is read.
 
         Raises:
             AdvisorError: ``deployment-not-found`` or ``state-unreadable``.
@@ -205,7 +206,7 @@ class Registry:
             # Not the endpoint: a busy server is asked nothing for the sake of its log.
             return is_running(folder, launching=lambda: not self._lock(spec.name).is_free)
 
-        return log_files.follow(folder, cancel or Cancel(), going_on, poll_s=poll_s)
+        return log_files.follow(folder, cancel or Cancel(), going_on, poll_s=poll_s, lines=lines)
 
     def pids(self, name: str) -> tuple[int, ...]:
         """Pids of the server and all that it started, where they certainly are; empty where none run.

@@ -38,17 +38,19 @@ _TICK_S: Final = 0.5
 _LEFTOVER_GRACE_S: Final = 2.0
 
 
-def describe_exit(code: int | None, number: int | None) -> str:
-    """Say in words how a process ended. 137 is what a shell makes of SIGKILL."""
+def describe_exit(code: int | None, number: int | None, *, uncounted: bool = False) -> str:
+    """Say in words how a process ended. 137 is what a shell makes of SIGKILL. ``uncounted``: the kernel counts kills
+    for memory, and counted none."""
+    guess = "though the kernel counted no kill for memory" if uncounted else "most likely because memory ran out"
     if number is not None:
         try:
             name = signal.Signals(number).name
         except ValueError:
             name = f"signal {number}"
         text = f"the server was killed by {name}"
-        return text + ", most likely because memory ran out" if number == signal.SIGKILL else text
+        return f"{text}, {guess}" if number == signal.SIGKILL else text
     text = f"the server ended with exit code {code}"
-    return text + " (killed, most likely because memory ran out)" if code == 137 else text
+    return f"{text} (killed, {guess})" if code == 137 else text
 
 
 class Supervisor:
@@ -272,10 +274,11 @@ class Supervisor:
             kills = self.memory.kills.since()
             self.log.settle()
             why = [] if self.stopping() else self.lowering.evidence(kills, killed)
+            uncounted = not why and self.memory.kills.countable
             self.write(
                 exit_code=code,
                 exit_signal=number,
-                likely_oom=killed,
+                likely_oom=killed and not uncounted,
                 out_of_memory=why,
                 oom_kills=kills,
                 peak_bytes=self.peak,
@@ -284,7 +287,7 @@ class Supervisor:
             )
             if self.stopping():
                 break
-            reason = describe_exit(code, number)
+            reason = describe_exit(code, number, uncounted=uncounted)
             if not (self.folder / "ready.json").exists():
                 return self.finish("failed", f"{reason} before it was ready")
             if why:

@@ -112,14 +112,23 @@ def _unborn(folder: Path, spec: LaunchSpec) -> StatusFile | None:
 
 
 def _record(folder: Path, seen: Seen, status: StatusFile) -> None:
-    """Write the end where the supervisor could not. What was lost stays lost: it was not ended here."""
-    if status.state in FINAL_PHASES or (seen.shim is None and seen.server is None):
+    """Write the end where the supervisor could not. What may run elsewhere, or cannot be identified, stays lost."""
+    if status.state in FINAL_PHASES:
         return
+    reason = "stopped as asked"
+    if seen.shim is None and seen.server is None:
+        if not _over(status):
+            return
+        reason = "it had ended without a record before it was stopped"
     moment = now()
-    ended = msgspec.structs.replace(
-        status, state="stopped", reason="stopped as asked", stopped_at=moment, updated_at=moment
-    )
+    ended = msgspec.structs.replace(status, state="stopped", reason=reason, stopped_at=moment, updated_at=moment)
     statefile.write(folder / STATUS_FILE, ended.dumps())
+
+
+def _over(status: StatusFile) -> bool:
+    """Whether supervisor and server certainly ended in this boot of this machine."""
+    there = (shim_identity(status), server_identity(status))
+    return status.boot_id == boot_id() and all(who is None or look(who) in ("gone", "other") for who in there)
 
 
 def _port_remark(spec: LaunchSpec, seen: Seen) -> str | None:

@@ -188,20 +188,33 @@ class Rejected(Shape, frozen=True, kw_only=True):
 
 
 # What a relaxation gives up, the least first.
-GivesUp = Literal["nothing", "choice", "limit", "capacity", "hardware", "much-capacity", "model"]
+GivesUp = Literal["nothing", "choice", "limit", "capacity", "deployment", "hardware", "much-capacity", "model"]
+
+
+class Occupant(Shape, frozen=True, kw_only=True):
+    """A running deployment whose memory is wanted. ``holds``: bytes by device key, as it was promised or measured;
+    ``started_at`` is ``None`` while it starts; ``command`` ends it."""
+
+    name: str
+    model: str
+    plan_id: str
+    started_at: str | None
+    holds: dict[str, int]
+    command: str
 
 
 class Relaxation(Shape, frozen=True, kw_only=True):
     """One thing moved so that a plan exists, and that plan, found by really planning again.
 
     ``gives_up``: what kind of thing is given up; ``command`` asks again with the change, ``None`` where no command line
-    says it.
+    says it. ``deployments``: those that would have to be ended, the fewest that make room for the plan.
     """
 
     change: str
     plan: Plan
     gives_up: GivesUp = "choice"
     command: str | None = None
+    deployments: tuple[Occupant, ...] = ()
 
 
 class Goal(Shape, frozen=True, kw_only=True):

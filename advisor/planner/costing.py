@@ -104,7 +104,7 @@ class Costing:
         self.experts_fn: ExpertsFn | None = experts_fn
         self.engine, self.tune = engine, tune
         self.threads = request.threads or threads(machine)
-        self.learned = learned if learned is not None and learned.machine is machine else None
+        self.learned = learned if learned is not None and learned.of(machine) else None
         self._costs: dict[tuple[object, ...], Cost] = {}
 
     def settings(self, c: Candidate) -> Settings | None:

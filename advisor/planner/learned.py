@@ -20,6 +20,7 @@ from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Settings, Speed
 from advisor.facts.quantity import Quantity
 from advisor.planner import fitting
+from advisor.planner.devices import whole
 from advisor.planner.fitting import Prior, Sample
 from advisor.planner.token_work import device_names, shape_of, work_of
 
@@ -75,6 +76,10 @@ class Learned:
 
     def __bool__(self) -> bool:
         return bool(self.speeds)
+
+    def of(self, machine: Machine) -> bool:
+        """Whether ``machine`` is the one that was measured, however full it is."""
+        return machine is self.machine or whole(machine) == whole(self.machine)
 
     def corrected(
         self,

@@ -10,9 +10,10 @@ import msgspec
 
 from advisor.facts import shown
 from advisor.facts.machine import Device, Machine
-from advisor.facts.plan import GivesUp, Goal, PlanRequest
+from advisor.facts.plan import GivesUp, Goal, Occupant, PlanRequest
 from advisor.facts.words import GGUF_FORMATS
 from advisor.planner.again import Named, number_word, size_word, time_word
+from advisor.planner.beside import Beside, told
 from advisor.planner.devices import device_capacity, whole
 from advisor.planner.request import MIN_CONTEXT
 from advisor.planner.targets import usable_devices
@@ -41,7 +42,7 @@ _COUNTED: Final = {2: "a second", 3: "a third", 4: "a fourth"}
 class Move(NamedTuple):
     """One thing moved. ``amount`` orders moves of one kind, the least given up first; ``here``: it is still this
     machine; ``named``: how model and machine are named on a command line, ``None`` where no command line says it;
-    ``planner``: of another model."""
+    ``planner``: of another model; ``ended``: deployments that have to be ended first."""
 
     change: str
     gives_up: GivesUp
@@ -51,6 +52,7 @@ class Move(NamedTuple):
     named: Named | None
     here: bool = True
     planner: Planner | None = None
+    ended: tuple[Occupant, ...] = ()
 
 
 class Asked(NamedTuple):
@@ -161,13 +163,28 @@ def _halved(asked: Asked, name: str, now: int, least: int) -> Iterator[Move]:
         yield asked.move(f"{name} {now} -> {found}", kind, halvings, **{name: found})
 
 
-def idle(asked: Asked) -> Iterator[Move]:
-    """The same machine with nothing else running, where something else runs."""
+def idle(asked: Asked, beside: Beside | None = None) -> Iterator[Move]:
+    """The same machine with nothing else running but advisor's own deployments, where something else runs."""
     machine = asked.machine
-    free = whole(machine)
+    free = whole(machine) if beside is None else beside.alone
     if free != machine:
-        change = "other programs closed, so that all memory is free"
+        kept = "" if beside is None or not beside.there else " that deployments leave"
+        change = f"other programs closed, so that all memory{kept} is free"
         yield Move(change, "nothing", 0, free, asked.request, asked.named)
+
+
+def ended(asked: Asked, beside: Beside | None) -> Iterator[Move]:
+    """The fewest deployments ended with which it fits; where that is not enough, with other programs closed, too."""
+    if beside is None or not beside.there:
+        return
+    gone = beside.fewest(lambda machine: asked.works(machine, asked.request))
+    if gone:
+        machine = beside.without([o.name for o in gone])
+        yield Move(told(gone), "deployment", len(gone), machine, asked.request, asked.named, ended=gone)
+    elif not asked.works(beside.alone, asked.request):
+        change = f"{told(beside.there)}, and other programs closed"
+        free = whole(asked.machine)
+        yield Move(change, "deployment", len(beside.there), free, asked.request, asked.named, ended=beside.there)
 
 
 def hardware(asked: Asked) -> Iterator[Move]:

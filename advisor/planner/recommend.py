@@ -41,6 +41,7 @@ from advisor.planner.tuning import Tuning
 if TYPE_CHECKING:
     from advisor.cost.estimate import Cost
     from advisor.planner.again import Named
+    from advisor.planner.beside import Beside
     from advisor.planner.learned import Learned
 
 _EXCLUDING: Final = ("exclude", "require")
@@ -105,6 +106,7 @@ def recommend(
     layers_fn: LayersFn | None = None,
     learned: Learned | None = None,
     named: Named | None = None,
+    beside: Beside | None = None,
 ) -> Recommendation:
     """Rank the ways to run ``model`` on ``machine`` for ``goal``, and say why the others were left out.
 
@@ -114,6 +116,7 @@ def recommend(
         cost_fn, layers_fn: stand in for ``advisor.cost.estimate.cost`` and ``advisor.cost.offload``.
         learned: what was measured on ``machine``.
         named: how model and machine were named on the command line, for commands that ask again.
+        beside: advisor's own deployments, which run on ``machine``.
 
     Returns:
         Plans, best first; none where nothing fits, then ``relaxations`` say what would have to give.
@@ -139,6 +142,12 @@ def recommend(
         for i, s in enumerate(kept[: request.top + 1], 1)
     )
     plans = compared(built)[: request.top]
+    less: tuple[Warning_, ...] = ()
+    if beside is not None and beside.there and plans:
+        from advisor.planner.beside import reduced
+
+        warning = reduced(found, beside, lambda where: planner.plan(where, goal, request))
+        less = (warning,) if warning is not None else ()
     overlay = sorted({d.rule for p in plans for d in p.decisions if d.overlay} | {
         d.rule.id for d in found.dropped if d.rule.overlay
     })  # fmt: skip
@@ -147,8 +156,14 @@ def recommend(
         rejected=rejected(found, request, machine, closest=not plans),
         relaxations=()
         if plans
-        else relaxations(planner, machine, goal, request, found=found, executable_here=executable_here, named=named),
-        warnings=_warnings(model, machine, pack, found),
+        else relaxations(
+            *(planner, machine, goal, request),
+            found=found,
+            executable_here=executable_here,
+            named=named,
+            beside=beside,
+        ),
+        warnings=_warnings(model, machine, pack, found) + less,
         candidates_considered=found.considered,
         candidates_possible=len(found.kept),
         rules_hash=pack.content_hash,

@@ -2,8 +2,9 @@
 
 Best first means what gives up least, in the order of ``ORDER``: nothing but other programs' memory; a choice of how the
 model is made and served; a limit of speed, time, size or quality; some of what it can hold (a narrower KV cache, down
-to a quarter of the context or the slots); money for hardware; most of what it can hold; the model itself. Within one
-kind the smallest step comes first: the narrower choice, the fewer halvings, the fewer bytes; then the better score.
+to a quarter of the context or the slots); advisor's own deployments that run; money for hardware; most of what it can
+hold; the model itself. Within one kind the smallest step comes first: the narrower choice, the fewer halvings, the
+fewer bytes; then the better score.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from advisor.planner.request import effective_goal
 
 if TYPE_CHECKING:
     from advisor.cost.estimate import Cost
+    from advisor.planner.beside import Beside
     from advisor.planner.moves import Move
     from advisor.planner.recommend import Planner, Round
 
-ORDER: Final = ("nothing", "choice", "limit", "capacity", "hardware", "much-capacity", "model")
+ORDER: Final = ("nothing", "choice", "limit", "capacity", "deployment", "hardware", "much-capacity", "model")
 _WISHES: Final = (
     *(("method", "--method"), ("format", "--format"), ("runtime", "--runtime"), ("quantizer", "--quantizer")),
     *(("kv_type", "--kv-type"), ("min_tps", "--min-tps"), ("max_memory_bytes", "--max-memory")),
@@ -56,16 +58,18 @@ def relaxations(
     found: Round,
     executable_here: bool,
     named: Named | None = None,
+    beside: Beside | None = None,
 ) -> tuple[Relaxation, ...]:
     """The changes, each alone, after which there is a plan; with that plan, and the command that asks for it.
 
     Args:
         found: what planning as asked came to: nothing kept.
         named: how model and machine were named on the command line.
+        beside: advisor's own deployments, which run on the machine.
     """
     named = named if named is not None else Named(model=(planner.model.ref,))
     out: list[tuple[tuple[object, ...], Relaxation]] = []
-    for move in _moves(planner, machine, goal, request, found, named):
+    for move in _moves(planner, machine, goal, request, found, named, beside):
         again = (move.planner or planner).plan(move.machine, goal, move.request)
         if not again.kept:
             continue
@@ -81,7 +85,8 @@ def relaxations(
             change=move.change,
             plan=plan,
             gives_up=move.gives_up,
-            command=command(move.named, move.request) if move.named is not None else None,
+            command=_command(move),
+            deployments=move.ended,
         )
         out.append(((ORDER.index(move.gives_up), move.amount, -plan.score, move.change), told))
     if not out:
@@ -89,8 +94,20 @@ def relaxations(
     return tuple(told for _, told in sorted(out, key=lambda o: o[0]))
 
 
+def _command(move: Move) -> str | None:
+    if move.named is None:
+        return None
+    return " && ".join((*(o.command for o in move.ended), command(move.named, move.request)))
+
+
 def _moves(
-    planner: Planner, machine: Machine, goal: Goal, request: PlanRequest, found: Round, named: Named
+    planner: Planner,
+    machine: Machine,
+    goal: Goal,
+    request: PlanRequest,
+    found: Round,
+    named: Named,
+    beside: Beside | None,
 ) -> Iterator[Move]:
     """What is worth planning again: what is dear only where memory or speed stood in the way."""
     limited = _Kinds(found)
@@ -104,7 +121,9 @@ def _moves(
     asked = moves.Asked(machine, goal, request, named, works)
     rules = {d.rule.id[:3] for d in found.dropped if d.late}
     tight = any(d.short_by is not None for d in found.dropped)
-    yield from moves.idle(asked)
+    yield from moves.idle(asked, beside)
+    if tight or "SPD" in rules:  # memory that others have may also be what makes it slow
+        yield from moves.ended(asked, beside)
     yield from moves.choices(asked)
     yield from moves.limits(asked)
     # A shorter context frees no more than the cache and the work buffers.

@@ -21,6 +21,7 @@ GIVES_UP: Final = {
     "choice": "it gives up a choice of yours",
     "limit": "it gives up a limit of yours",
     "capacity": "it holds less",
+    "deployment": "it ends what is served now",
     "hardware": "it takes other hardware",
     "much-capacity": "it holds much less",
     "model": "it is another model",

@@ -137,6 +137,11 @@ class Kills:
             if count is not None:
                 self._first.setdefault(group.folder, count)
 
+    @property
+    def countable(self) -> bool:
+        """Whether the kernel counts such kills at all, so that none counted means none."""
+        return bool(self._first) or _counter(self._proc / "vmstat", "oom_kill") is not None
+
     def since(self) -> int:
         """Kills since then."""
         told = 0

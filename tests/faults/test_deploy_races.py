@@ -144,6 +144,31 @@ def test_the_same_plan_again_is_reused_and_another_one_is_in_the_way(rig: Rig) -
     assert rig.deployments.launch(rig.spec(plan_id="p-2")).plan_id == "p-2"
 
 
+def test_a_name_that_is_taken_is_found_before_any_work(rig: Rig) -> None:
+    rig.deployments.check_name("one", "p-1")
+    rig.deployments.launch(rig.spec())
+    rig.deployments.check_name("one", "p-1")
+    rig.deployments.check_name("two", "p-2")
+    with pytest.raises(AdvisorError) as caught:
+        rig.deployments.check_name("one", "p-2")
+    assert (caught.value.code, caught.value.hint) == ("name-taken", "advisor down one")
+    assert "--name one-2" in caught.value.context[0]
+    rig.deployments.stop("one")
+    rig.deployments.check_name("one", "p-2")
+
+
+def test_a_port_that_another_program_has_at_a_restart_is_told_with_a_command_that_moves(rig: Rig) -> None:
+    spec = rig.spec()
+    rig.deployments.launch(spec)
+    rig.deployments.stop("one")
+    with socket.create_server(("127.0.0.1", spec.port)), pytest.raises(AdvisorError) as caught:
+        rig.deployments.restart("one")
+    assert (caught.value.code, caught.value.data["port"]) == ("port-taken", spec.port)
+    assert str(caught.value.hint).startswith("advisor up p-1 --name one --port ")
+    assert rig.state() == "stopped"
+    assert rig.deployments.restart("one").state == "ready"
+
+
 def test_the_same_plan_by_another_provider_is_in_the_way_where_one_is_asked_for(rig: Rig) -> None:
     first = rig.deployments.launch(rig.spec(provider="wheel"))
     assert first.provider == "wheel"

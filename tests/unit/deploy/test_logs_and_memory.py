@@ -86,6 +86,22 @@ def test_following_crosses_a_turn_and_ends_with_the_deployment(tmp_path: Path) -
     ]
 
 
+def test_following_begins_with_the_last_lines_each_once(tmp_path: Path) -> None:
+    log = RotatingLog(tmp_path / "server.log", 4096, 2)
+    log.write(b"zero\none\ntwo\nhalf")
+    steps: list[Callable[[], object]] = [lambda: log.write(b" a line\nmore\n")]
+
+    def going_on() -> bool:
+        return bool(steps) and steps.pop(0)() is None
+
+    lines = logs.follow(tmp_path, Cancel(), going_on, poll_s=0.001, lines=2)
+    assert list(lines) == ["one", "two", "half a line", "more"]
+    log.shift()
+    log.write(b"new\n")
+    assert list(logs.follow(tmp_path, Cancel(), lambda: False, poll_s=0.001, lines=3)) == ["half a line", "more", "new"]
+    assert list(logs.follow(tmp_path / "nowhere", Cancel(), lambda: False, poll_s=0.001, lines=3)) == []
+
+
 def test_following_can_be_cancelled(tmp_path: Path) -> None:
     cancel = Cancel()
     threading.Timer(0.05, cancel.set).start()
@@ -104,6 +120,13 @@ def test_following_can_be_cancelled(tmp_path: Path) -> None:
 )
 def test_ends_in_words(code: int | None, number: int | None, words: str) -> None:
     assert words in describe_exit(code, number)
+
+
+def test_a_kill_that_the_kernel_did_not_count_is_not_laid_to_memory() -> None:
+    for end in ((137, None), (None, 9)):
+        words = describe_exit(*end, uncounted=True)
+        assert words.rstrip(")").endswith("though the kernel counted no kill for memory")
+    assert describe_exit(1, None, uncounted=True) == describe_exit(1, None)
 
 
 def fake_proc(root: Path, pid: int, *, pss: int | None, rss: int | None, hwm: int | None) -> None:
