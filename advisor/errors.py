@@ -39,6 +39,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "smoke-failed": Entry(EXIT_FAILED, "The endpoint answers, but not with a usable completion."),
     "probe-failed": Entry(EXIT_FAILED, "A part of the machine could not be read."),
     "out-of-memory": Entry(EXIT_FAILED, "A process was killed or refused for lack of memory."),
+    "process-limit": Entry(
+        EXIT_MACHINE, "A limit on addresses, processes or threads (ulimit, pids.max) is below what a program needs."
+    ),
     # 2: usage
     "bad-option": Entry(EXIT_USAGE, "An option has a value that it cannot take."),
     "illegal-recipe": Entry(

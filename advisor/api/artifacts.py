@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import hubbing, proving, qualities
+from advisor.api import hubbing, lacking, proving, qualities
 from advisor.api.context import load_settings, resolve_model
 from advisor.api.making import (
     SERVING_ENV,
@@ -88,12 +88,12 @@ def quantize(
 
         facts = adapters.merged(s, steps, facts, Path(request.adapter))
     measured_on = hubbing.text(text, s, steps)
-    if chosen.method == "gguf":
-        made, verification = _gguf(
-            s, steps, facts, mixed(chosen.format, own), request, imatrix, measured_on, verify=verify
-        )
-    else:
-        made, verification = _checkpoint(s, steps, facts, chosen, request, measured_on, verify=verify)
+    with lacking.watched(s, facts, chosen, request):
+        if chosen.method == "gguf":
+            whole = mixed(chosen.format, own)
+            made, verification = _gguf(s, steps, facts, whole, request, imatrix, measured_on, verify=verify)
+        else:
+            made, verification = _checkpoint(s, steps, facts, chosen, request, measured_on, verify=verify)
     path = _copy_out(made.artifact, out) if out is not None else made.artifact
     folder = made.artifact.is_dir()
     return Artifact(
@@ -371,28 +371,27 @@ def verify(
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
     measured_on = hubbing.text(text, s, steps)
     threads = granted_threads(s)
-    reference: Path | None = None
-    if facts.weights_format == "safetensors":
-        from advisor.api import checkpoints
+    with lacking.proving(artifact, against):
+        reference: Path | None = None
+        if facts.weights_format == "safetensors":
+            from advisor.api import checkpoints
 
-        return checkpoints.verify(
-            s, steps, facts, path.resolve(), against=against, text=measured_on, task=task, chunks=chunks
+            return checkpoints.verify(
+                s, steps, facts, path.resolve(), against=against, text=measured_on, task=task, chunks=chunks
+            )
+        named = facts_or_fetch(against, s, steps) if against is not None else None
+        if named is not None:
+            original = local_model(s, steps, named)
+            making = making_of(s, steps, threads)
+            reference = sixteen_bit(making, original, allow_requantize=True, steps=steps).made.path
+        fmt = own_format(facts)
+        if fmt is None:
+            types = ", ".join(sorted(facts.source_types))
+            raise AdvisorError("bad-option", f"The types in {path.name} are of no format that can be judged: {types}.")
+        env = environment(s, steps, SERVING_ENV)
+        made = Made(path.resolve(), reference, has_imatrix(path), {}, None, ())
+        found = proving.prove(
+            s, steps, facts, made, env, fmt=fmt, text=measured_on, task=task, chunks=chunks, threads=threads
         )
-    named = facts_or_fetch(against, s, steps) if against is not None else None
-    if named is not None:
-        original = local_model(s, steps, named)
-        making = making_of(s, steps, threads)
-        reference = sixteen_bit(making, original, allow_requantize=True, steps=steps).made.path
-    fmt = own_format(facts)
-    if fmt is None:
-        raise AdvisorError(
-            "bad-option",
-            f"The types in {path.name} are of no format that can be judged: {', '.join(sorted(facts.source_types))}.",
-        )
-    env = environment(s, steps, SERVING_ENV)
-    made = Made(path.resolve(), reference, has_imatrix(path), {}, None, ())
-    found = proving.prove(
-        s, steps, facts, made, env, fmt=fmt, text=measured_on, task=task, chunks=chunks, threads=threads
-    )
-    qualities.keep_sound(s, named, method="gguf", fmt=fmt, imatrix=made.imatrix, verification=found)
-    return found
+        qualities.keep_sound(s, named, method="gguf", fmt=fmt, imatrix=made.imatrix, verification=found)
+        return found

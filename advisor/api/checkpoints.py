@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import hubbing, making, proving, qualities, variants
+from advisor.api import hubbing, lacking, making, proving, qualities, variants
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -171,6 +171,7 @@ def prove(
     text: Path | None = None,
     task: Path | None = None,
     chunks: int | None = None,
+    context: int | None = None,
     threads: int | None = None,
     devices: Sequence[str] = (),
 ) -> Verification:
@@ -185,7 +186,7 @@ def prove(
     from advisor.execute import texts
     from advisor.execute.steps import Outcome, Step
     from advisor.execute.store import Store
-    from advisor.execute.verify import CHUNKS
+    from advisor.execute.verify import CHUNKS, CONTEXT
     from advisor.execute.verify_checkpoint import verify_checkpoint
 
     recipe = made.recipe
@@ -212,6 +213,7 @@ def prove(
                 text=texts.verification_text(text),
                 tasks=task,
                 chunks=chunks or CHUNKS,
+                context=context or CONTEXT,
                 threads=threads,
                 variables=seen,
                 device="cpu" if variant in (None, "cpu") else "cuda",  # torch's name of ROCm's devices, too
@@ -259,8 +261,9 @@ def make_and_verify(
             threads=threads,
             devices=plan.devices,
         )
+    made, pieces = lacking.proof(made, plan)
     verification = prove(
-        settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads, devices=plan.devices
+        settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads, devices=plan.devices, **pieces
     )
     qualities.keep(
         settings, model, method=plan.method, fmt=plan.format, imatrix=plan.imatrix, verification=verification

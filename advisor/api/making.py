@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import proving, qualities
+from advisor.api import lacking, proving, qualities
 from advisor.api.context import resolve_model
 from advisor.errors import AdvisorError
 from advisor.events import Event
@@ -303,7 +303,10 @@ def make_and_verify(
             threads=threads,
             binary=binary,
         )
-    verification = proving.prove(settings, steps, model, made, env, fmt=plan.made_as, text=text, threads=threads)
+    made, pieces = lacking.proof(made, plan)
+    verification = proving.prove(
+        settings, steps, model, made, env, fmt=plan.made_as, text=text, threads=threads, **pieces
+    )
     qualities.keep(settings, model, method="gguf", fmt=plan.made_as, imatrix=imatrix, verification=verification)
     if verification.gate.verdict == "fail":
         error = gate.gate_error(verification, made.artifact, fmt=plan.format, model=model.ref, method=plan.method)

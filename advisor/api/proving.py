@@ -47,6 +47,7 @@ def prove(
     text: Path | None = None,
     task: Path | None = None,
     chunks: int | None = None,
+    context: int | None = None,
     threads: int | None = None,
 ) -> Verification:
     """Really load the artifact, then hold it against the reference. A failed gate is a verdict here, not an error.
@@ -92,6 +93,7 @@ def prove(
             text=texts.verification_text(text),
             tasks=task,
             chunks=chunks or verifying.CHUNKS,
+            context=context or verifying.CONTEXT,
             threads=threads,
             reporter=steps.reporter,
             cancel=steps.cancel,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from advisor import datafiles
-from advisor.api import keeping, learning, planning
+from advisor.api import keeping, lacking, learning, planning
 from advisor.errors import AdvisorError
 from advisor.events import Event
 from advisor.facts.plan import Plan, PlanRequest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from advisor.execute.steps import Steps
     from advisor.facts.machine import Machine
     from advisor.facts.model import ModelFacts
-    from advisor.planner.ladder import Ladder
+    from advisor.planner.ladder_making import MakingLadder
     from advisor.settings import Settings
 
 # Steps of ``up`` at which lack of memory or of a kernel shows.
@@ -52,10 +52,16 @@ def diagnosed(
         log = deployments.run_log(name, _LOG_LINES)
     except (AdvisorError, statefile.Untrusted):
         status, log = None, ()
-    ended = causes.Ended()
+    from advisor.probes.process_limits import addresses_in_the_way
+
+    ended = causes.Ended(address_limit=addresses_in_the_way())
     if status is not None:
-        ended = causes.Ended(
-            status.exit_code, status.exit_signal, status.oom_kills, status.limit_bytes, status.peak_bytes
+        ended = ended._replace(
+            exit_code=status.exit_code,
+            exit_signal=status.exit_signal,
+            oom_kills=status.oom_kills,
+            limit_bytes=status.limit_bytes,
+            peak_bytes=status.peak_bytes,
         )
     return causes.diagnose(runtimes()[plan.runtime], (*extra, *log), ended, devices=plan.devices, when=when)
 
@@ -77,18 +83,26 @@ def explain(
     if found is None:
         return
     error.data["diagnosis"] = found.to_json()
+    if found.cause == "process-limit":
+        lacking.limited(error, found, f"advisor up {plan.id} --name {shell_word(name)}")
+        return
     machine = planning.own_machine(settings)
-    missing = _missing(settings, steps, plan, found, machine, error)
+    making = found.when == "making"
+    missing = None if making else _missing(settings, steps, plan, found, machine, error)
     try:
         ladder = ladder_for(settings, plan, model, machine)
-        rungs = ladder.memory(found.device, missing) if missing is not None else ladder.kernels()
+        if making:
+            rungs = lacking.rungs(ladder, str(error.data.get("step")), found, machine)
+        else:
+            rungs = ladder.memory(found.device, missing) if missing is not None else ladder.kernels()
     except AdvisorError as e:  # a model or rules that cannot be planned any more
         error.context = (*error.context, f"no next step was looked for: {e.message}")
         return
-    rungs = tuple(_of_same_artifact(r, plan) for r in rungs)
+    rungs = tuple(lacking.proven_as(_of_same_artifact(r, plan), plan) for r in rungs)
     keeping.keep_plans(settings, _kept(settings, plan, model, rungs))
     error.data["ladder"] = [_told(r) for r in rungs]
     lines = [f"found: {found.message}", *(f"evidence: {line}" for line in found.evidence)]
+    lines = [line for line in lines if line not in error.context]
     if missing is not None:
         lines.append(f"missing on {found.device}: at least {missing / 2**20:.0f} MiB")
     step = rungs[0] if rungs else None
@@ -112,6 +126,9 @@ def words(step: LadderStep) -> str:
 
 def _diagnosis(error: AdvisorError, deployments: Deployments, name: str, plan: Plan) -> Diagnosis | None:
     step = error.data.get("step")
+    making = lacking.diagnosis(error)
+    if making is not None:
+        return making
     if step in _LOADING and error.code == "not-enough-memory":
         return _before_launch(error, plan)
     if step == "launch" and error.code in ("server-failed", "server-timeout"):
@@ -181,7 +198,7 @@ def _missing(
     return short.missing_bytes
 
 
-def ladder_for(settings: Settings, plan: Plan, model: ModelFacts, machine: Machine) -> Ladder:
+def ladder_for(settings: Settings, plan: Plan, model: ModelFacts, machine: Machine) -> MakingLadder:
     """The ladder of a plan on this machine, with all that is known of both.
 
     Raises:
@@ -192,7 +209,7 @@ def ladder_for(settings: Settings, plan: Plan, model: ModelFacts, machine: Machi
     from advisor.backends.registry import quantizers, runtimes
     from advisor.model.tensors import tensors
     from advisor.planner import goals
-    from advisor.planner.ladder import Ladder
+    from advisor.planner.ladder_making import MakingLadder
     from advisor.planner.recommend import Planner
 
     request = _request(settings, plan)
@@ -215,7 +232,7 @@ def ladder_for(settings: Settings, plan: Plan, model: ModelFacts, machine: Machi
         overlay=datafiles.overlay_dir(settings.paths.config, "profiles/goals"),
         cache_dir=Path(settings.paths.cache) / "rules",
     )
-    return Ladder(planner, machine, goal, request, plan)
+    return MakingLadder(planner, machine, goal, request, plan)
 
 
 def fallbacks(settings: Settings, plan: Plan, model: ModelFacts, machine: Machine) -> tuple[LadderStep, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -300,7 +301,9 @@ def _preflight(
         refuse_offline(settings, chosen.plan, chosen.model)
         make_folders(settings.paths.store)
         Store(settings.paths.store).gc(quarantine=False)  # what killed runs left counts against the free space
-        preflight.check_disk(settings.paths.store, chosen.plan.disk.peak_bytes, f"The plan {chosen.plan.id}")
+        preflight.check_disk(
+            settings.paths.store, to_write(chosen.plan, deployments.list()), f"The plan {chosen.plan.id}"
+        )
         deployments.check_name(name, chosen.plan.id)
         if memory:
             with sharing.blaming(settings, lambda m: preflight.check_memory(chosen.plan, m), replacing=name):
@@ -309,6 +312,12 @@ def _preflight(
         return Outcome(None, detail="disk, memory and port are fine")
 
     steps.do(Step("preflight", run))
+
+
+def to_write(plan: Plan, deployments: Sequence[Deployment]) -> int | None:
+    """Bytes that carrying out a plan writes: none where a deployment, also one that was stopped, has its artifact."""
+    there = any(d.plan_id == plan.id and d.artifact and Path(d.artifact).exists() for d in deployments)
+    return 0 if there else plan.disk.peak_bytes
 
 
 def _receipt(

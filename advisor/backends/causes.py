@@ -1,4 +1,5 @@
-"""From how a server ended to a typed diagnosis: too little memory, or a kernel that the device does not have.
+"""From how a program ended to a typed diagnosis: too little memory, a limit of the system, or a kernel that the device
+does not have.
 
 Evidence counts in this order: what the runtime says in its log, what the kernel counted, how the process ended. A
 process that was killed without any trace of lack of memory is not diagnosed: anybody may kill a process.
@@ -9,19 +10,23 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+import msgspec
+
+from advisor.backends.diagnose import first
+from advisor.backends.limits import THREAD_LIMIT, THREADS
 from advisor.facts.recovery import Cause, Diagnosis, When
 from advisor.facts.text import clean
 
 if TYPE_CHECKING:
-    from advisor.backends.base import Runtime
     from advisor.facts.results import Finding
 
 HOST: Final = "host"
 _MEMORY: Final = frozenset({"out-of-memory", "device-out-of-memory", "context-too-large", "memory-taken"})
 _KERNEL: Final = frozenset({"device-too-old", "no-kernel", "illegal-instruction", "kernels-missing", "format-unknown"})
 OOM_KILL: Final = "oom-kill"
+ADDRESS_SPACE: Final = "address-space"
 # Lines by which runtimes say that memory ran out, for a supervisor, which knows none of them: expressions, any case.
 SAID_BY_RUNTIMES: Final = (
     r"(CUDA|HIP|MPS backend) out of memory|cudaMalloc failed: out of memory|OutOfMemoryError|cudaErrorMemoryAllocation",
@@ -70,48 +75,82 @@ _ON_DEVICE: Final = re.compile(
 )
 
 
+class Reads(Protocol):
+    """Knows the failures that a log shows: a runtime, a quantizer, ``limits.SYSTEM``."""
+
+    def diagnose(self, log_tail: str) -> Finding | None:
+        """The failure that a log tail shows; ``None`` where it shows none that is known."""
+        ...
+
+
 class Ended(NamedTuple):
-    """How a server ended, as its supervisor saw it. Bytes; ``None`` where it is not known."""
+    """How a program ended, as its supervisor saw it. Bytes; ``None`` where it is not known. ``address_limit``: a limit
+    on its addresses that is met before the machine's memory is."""
 
     exit_code: int | None = None
     exit_signal: int | None = None
     oom_kills: int = 0
     limit_bytes: int | None = None
     peak_bytes: int | None = None
+    address_limit: int | None = None
 
 
 def diagnose(
-    runtime: Runtime, log: Sequence[str], ended: Ended, *, devices: Sequence[str] = (), when: When = "load"
+    reader: Reads,
+    log: Sequence[str],
+    ended: Ended,
+    *,
+    devices: Sequence[str] = (),
+    when: When = "load",
+    who: str = "the server",
 ) -> Diagnosis | None:
-    """The diagnosis of a server that ended, ``None`` where neither memory nor a kernel lacked.
+    """The diagnosis of a server that ended, ``None`` where neither memory nor a kernel lacked, nor a limit was met.
 
     Args:
-        runtime: whose table of failures reads the log.
+        reader: whose table of failures reads the log.
         log: lines of the server's output, oldest first.
         ended: how it ended.
         devices: device keys of the plan, in the order in which the runtime counts its devices.
         when: the server was still loading, or served requests already.
+        who: what ended, as messages call it.
     """
     # What the supervisor noted is known better: it is in ``ended``.
     lines = [clean(line, 2000) for line in log[-_LINES:] if not line.startswith(_OWN)]
-    found = [(line, f) for line in lines if (f := runtime.diagnose(line)) is not None and _cause(f.code) is not None]
+    found = [(line, f) for line in lines if (f := _read(reader, line)) is not None and _cause(f.code) is not None]
     killed = _killed(ended)
     # What follows from a failure (an engine that ended) has entries of its own; the table names the cause first.
-    finding = runtime.diagnose("\n".join(lines))
+    finding = _read(reader, "\n".join(lines))
     if finding is None or _cause(finding.code) is None:
         if ended.exit_signal == signal.SIGILL:
-            message = "The server used an instruction that this processor does not have."
+            message = f"{who[:1].upper()}{who[1:]} used an instruction that this processor does not have."
             return _diagnosis("unsupported-kernel", "illegal-instruction", message, found, lines, ended, devices, when)
         if not killed:
             return None
-        message = "The kernel killed the server because memory ran out."
+        message = f"The kernel killed {who} because memory ran out."
         return _diagnosis("out-of-memory", OOM_KILL, message, found, lines, ended, devices, when)
     cause = _cause(finding.code)
     assert cause is not None
-    return _diagnosis(cause, finding.code, finding.message, found, lines, ended, devices, when)
+    made = _diagnosis(cause, finding.code, finding.message, found, lines, ended, devices, when)
+    limit = ended.address_limit
+    if cause != "out-of-memory" or made.device != HOST or limit is None or killed:
+        return made
+    # Memory that is not there shows when it is used; a request is refused at once where addresses end.
+    return msgspec.structs.replace(
+        made,
+        cause="process-limit",
+        code=ADDRESS_SPACE,
+        message=f"The limit of {limit / 2**20:.0f} MiB on addresses stopped {who}.",
+    )
+
+
+def _read(reader: Reads, text: str) -> Finding | None:
+    """What a text shows; a thread that was refused brings any runtime down, in words of the system's own."""
+    return first((THREADS,), text) or reader.diagnose(text)
 
 
 def _cause(code: str) -> Cause | None:
+    if code == THREAD_LIMIT:
+        return "process-limit"
     return "out-of-memory" if code in _MEMORY else "unsupported-kernel" if code in _KERNEL else None
 
 

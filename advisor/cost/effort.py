@@ -94,6 +94,7 @@ _START: Final = {
     "vllm": (45.0, 20.0, 240.0),
     "transformers": (15.0, 6.0, 60.0),
 }
+_FLOATS: Final = frozenset(("f32", "f16", "bf16", "f64"))  # types of GGUF tensors that nothing was lost in
 _READ: Final = (600e6, 120e6, 4000e6)  # bytes/s from disk: SATA SSD; a hard disk to NVMe or page cache
 # bytes/s on one core of an AMD EPYC, by its CPU time (docs/measured/load-mode.md): into the layout of the CPU, and from
 # the page cache into memory of its own. A slow core does half, a fast one twice as much.
@@ -296,12 +297,14 @@ def disk(
     download = 0 if local else source
     if _already(model, tensors, method, fmt, as_is):
         return Disk(download_bytes=download, peak_bytes=download)
-    between = 0
-    if method == "gguf" and model.weights_format != "gguf":
+    # A quantized file is restored to a checkpoint first, and converted from that.
+    packed = model.weights_format == "gguf" and bool(set(model.source_types) - _FLOATS)
+    between = int(checkpoint(model, tensors, "none", "bf16").total.value) if packed and method == "gguf" else 0
+    if method == "gguf" and (packed or model.weights_format != "gguf"):
         if fmt == "mxfp4":  # what is converted keeps its experts
-            between = int(checkpoint(model, tensors, fmt, fmt).total.value)
+            between += int(checkpoint(model, tensors, fmt, fmt).total.value)
         else:
-            between = int(weight_map(model, tensors, "f16", imatrix=False, as_is=False).file.value)
+            between += int(weight_map(model, tensors, "f16", imatrix=False, as_is=False).file.value)
     elif method != "gguf" and model.weights_format == "gguf":
         between = int(checkpoint(model, tensors, "none", "bf16").total.value)
     if method in (*_AT_LOAD, "none"):  # the 16-bit checkpoint is what is served

@@ -1,9 +1,10 @@
 """Runs one command so that it cannot outlive advisor. Stands alone: started by path, standard library only.
 
-``python -I -S guard.py LIFELINE RESULT -- ARGV...``: LIFELINE is the reading end of a pipe whose writing end only
+``python -I -S guard.py LIFELINE RESULT PEAK -- ARGV...``: LIFELINE is the reading end of a pipe whose writing end only
 advisor holds. When it ends, because advisor closed it or died, however it died, the command's whole process group is
 killed. TERM to the guard is passed on to the group. RESULT is the descriptor that the command gets as descriptor 3, or
--1. The command's exit status is passed on; 128 + N for signal N.
+-1. PEAK is the writing end of a pipe: the most bytes that one process of the command had resident, once it has ended.
+The command's exit status is passed on; 128 + N for signal N.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ def _child(result: int, argv: list[str]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit status."""
-    lifeline, result = int(arguments[0]), int(arguments[1])
-    argv = arguments[3:]
-    for fd in (lifeline, result):
+    lifeline, result, peak = (int(a) for a in arguments[:3])
+    argv = arguments[4:]
+    for fd in (lifeline, result, peak):
         if fd >= 0:
             os.set_inheritable(fd, False)
     pid = os.fork()
@@ -81,9 +82,11 @@ def main(arguments: list[str]) -> int:
     if result >= 0:
         os.close(result)
     threading.Thread(target=_watch, args=(lifeline, pid), daemon=True).start()
-    _, status = os.waitpid(pid, 0)
+    _, status, used = os.wait4(pid, 0)
     # Whatever the command left running ends with it.
     _signal_group(pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.write(peak, str(used.ru_maxrss << (0 if sys.platform == "darwin" else 10)).encode())
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 

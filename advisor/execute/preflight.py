@@ -9,6 +9,7 @@ from advisor.errors import AdvisorError
 from advisor.execute.disk import free_bytes
 from advisor.facts.machine import Machine
 from advisor.facts.plan import Plan
+from advisor.facts.quantity import Quantity
 
 
 def gib(n: float) -> str:
@@ -62,6 +63,24 @@ def _check_share(plan: Plan, machine: Machine, free: dict[str, int | None]) -> N
             )
 
 
+def check_making(making: Quantity, fmt: str, machine: Machine, *, hint: str | None) -> None:
+    """Check that the host's memory has what making an artifact of the format ``fmt`` takes at the least.
+
+    Raises:
+        AdvisorError: ``not-enough-memory`` with the bytes needed and free.
+    """
+    there = machine.host.memory.available_bytes
+    if there is None or making.low <= there:
+        return
+    raise AdvisorError(
+        "not-enough-memory",
+        f"Making {fmt} takes about {gib(making.value)} of memory ({gib(making.low)} at least), and {gib(there)} are "
+        "free. Close other programs, or take a format that needs less to make.",
+        hint=hint,
+        data={"making": {"needed_bytes": int(making.low), "free_bytes": there}},
+    )
+
+
 def check_memory(plan: Plan, machine: Machine, *, planned_for: Machine | None = None) -> None:
     """Check that each device of the plan has now what the plan takes there; unknown amounts pass.
 
@@ -76,15 +95,8 @@ def check_memory(plan: Plan, machine: Machine, *, planned_for: Machine | None = 
     for device in machine.devices:
         # Unified memory is the host's; it is counted there.
         free[device.id] = free["host"] if device.unified_memory else device.memory.free_bytes
-    making, there = plan.making_memory, free["host"]
-    if making is not None and there is not None and making.low > there:
-        raise AdvisorError(
-            "not-enough-memory",
-            f"Making {plan.format} takes about {gib(making.value)} of memory ({gib(making.low)} at least), and "
-            f"{gib(there)} are free. Close other programs, or take a format that needs less to make.",
-            hint=f"advisor recommend {plan.model} --method gguf",
-            data={"making": {"needed_bytes": int(making.low), "free_bytes": there}},
-        )
+    if plan.making_memory is not None:
+        check_making(plan.making_memory, plan.format, machine, hint=f"advisor recommend {plan.model} --method gguf")
     short: dict[str, dict[str, int]] = {}
     by_device = plan.memory.by_device
     shared = {device.id for device in machine.devices if device.unified_memory}

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from advisor import settings as settings_
-from advisor.errors import CATALOGUE, AdvisorError
+from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter, safely
+from advisor.execute import failing
 from advisor.execute.disk import disk_errors, make_folders
 from advisor.execute.talk import Talk
 from advisor.facts.text import clean
-from advisor.probes.group_memory import oom_kills
+from advisor.probes.group_memory import Kills
 
 if TYPE_CHECKING:
     import subprocess
@@ -34,23 +35,32 @@ if TYPE_CHECKING:
 
 RUNNERS: Final = Path(__file__).resolve().parent / "runners"
 _GUARD: Final = Path(__file__).resolve().parent / "guard.py"
-_CANNOT_START: Final = 127
 _GRACE_S: Final = 5.0
 _TICK_S: Final = 0.1
 _LOG_LIMIT: Final = 64 << 20
 _LINE_LIMIT: Final = 16 << 20
 _TAIL_LINES: Final = 20
+# Lines that causes are read from: a stack of C++ calls may follow the one that counts.
+_LINES: Final = 200
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Completed(NamedTuple):
-    """A command that ended: its exit status (128 + N for signal N), how long it took, its last lines, its log."""
+    """A command that ended: its exit status (128 + N for signal N), how long it took, its last lines, its log.
+
+    ``oom_kills``: processes that the kernel killed for memory meanwhile; ``oom_killed``: the command was one of them.
+    ``peak_bytes``: the most that one of its processes had resident; ``lines``: more of its last lines, to read causes
+    from.
+    """
 
     returncode: int
     seconds: float
     tail: tuple[str, ...]
     log: Path
     oom_killed: bool
+    oom_kills: int = 0
+    peak_bytes: int | None = None
+    lines: tuple[str, ...] = ()
 
 
 def run(
@@ -82,7 +92,8 @@ def run(
         code: the error code of such a failure.
 
     Raises:
-        AdvisorError: ``interrupted``, ``tool-missing``, ``out-of-memory``, ``disk-full``, ``not-writable`` or ``code``.
+        AdvisorError: ``interrupted``, ``tool-missing``, ``out-of-memory``, ``process-limit``, ``disk-full``,
+            ``not-writable`` or ``code``.
     """
     cancel = cancel or Cancel()
     cancel.check()
@@ -93,7 +104,7 @@ def run(
         variables.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     variables.update(env or {})
     words = [os.fspath(a) for a in argv]
-    kills = oom_kills()
+    kills = Kills()
     started = time.monotonic()
     make_folders(log.parent)
     with disk_errors(log):
@@ -104,20 +115,27 @@ def run(
             child.wait(cancel, None if timeout_s is None else started + timeout_s)
         finally:
             child.end()
+    killed = kills.since()
     done = Completed(
         returncode=child.returncode,
         seconds=time.monotonic() - started,
-        tail=tuple(child.tail),
+        tail=tuple(child.lines)[-_TAIL_LINES:],
         log=log,
-        oom_killed=child.returncode == 128 + signal.SIGKILL and oom_kills() > kills,
+        oom_killed=child.returncode == 128 + signal.SIGKILL and killed > 0,
+        oom_kills=killed,
+        peak_bytes=child.peak_bytes,
+        lines=tuple(child.lines),
     )
     if child.timed_out:
         raise AdvisorError(
-            code, f"{step} took longer than {timeout_s:g} s and was stopped.", context=done.tail, data=_data(done)
+            code,
+            f"{step} took longer than {timeout_s:g} s and was stopped.",
+            context=done.tail,
+            data=failing.data(done),
         )
     cancel.check()
     if check and done.returncode != 0:
-        raise failure(done, words[0], step=step, code=code)
+        raise failing.failure(done, words[0], step=step, code=code)
     return done
 
 
@@ -141,25 +159,6 @@ def _spooled(request: bytes) -> IO[bytes]:
                 spool.close()
             raise
         return spool
-
-
-def failure(done: Completed, program: str, *, step: str, code: str = "step-failed") -> AdvisorError:
-    """The error of a command that did not end well: how it ended, in words, with the tail of its log."""
-    name = clean(Path(program).name)
-    if done.returncode == _CANNOT_START:
-        return AdvisorError("tool-missing", f"{step}: {name} cannot be started.", context=done.tail, data=_data(done))
-    if done.oom_killed:
-        return AdvisorError(
-            "out-of-memory",
-            f"{step}: {name} was killed by the kernel, because memory ran out.",
-            context=done.tail,
-            hint="advisor recommend --goal smallest-memory",
-            data=_data(done),
-        )
-    how = f"ended with exit status {done.returncode}"
-    if done.returncode > 128:
-        how = _signal_words(done.returncode - 128)
-    return AdvisorError(code, f"{step}: {name} {how}.", context=(*done.tail, f"log: {done.log}"), data=_data(done))
 
 
 def run_runner(
@@ -201,16 +200,13 @@ def run_runner(
         code=code,
     )
     if talk.error is not None:
-        said = talk.error
-        known = said.get("code") if said.get("code") in CATALOGUE else code
-        context = [clean(str(c), 500) for c in said.get("context", ()) or ()]
-        raise AdvisorError(
-            str(known), clean(str(said.get("message")), 1000), context=(*context, f"log: {log}"), data=_data(done)
-        )
+        raise failing.reported(done, talk.error, script, step=step, code=code)
     if done.returncode != 0:
-        raise failure(done, script, step=step, code=code)
+        raise failing.failure(done, script, step=step, code=code)
     if talk.result is None:
-        raise AdvisorError(code, f"{step}: {script} ended without a result.", context=done.tail, data=_data(done))
+        raise AdvisorError(
+            code, f"{step}: {script} ended without a result.", context=done.tail, data=failing.data(done)
+        )
     return talk.result
 
 
@@ -230,8 +226,9 @@ class _Child:
     ) -> None:
         import subprocess
 
-        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.lines: deque[str] = deque(maxlen=_LINES)
         self.timed_out = False
+        self.peak_bytes: int | None = None
         self._out, self._on_line, self._on_message = out, on_line, on_message
         self._written = 0
         self._pending: dict[int, bytes] = {}
@@ -240,10 +237,11 @@ class _Child:
             raise AdvisorError("tool-missing", "No Python interpreter is found to watch over started programs.")
         lifeline, self._lifeline = os.pipe()
         result_read, result_write = os.pipe() if on_message is not None else (-1, -1)
-        passed = [fd for fd in (lifeline, result_write) if fd >= 0]
+        self._peak, peak = os.pipe()
+        passed = [fd for fd in (lifeline, result_write, peak) if fd >= 0]
         try:
             self._popen: subprocess.Popen[bytes] = subprocess.Popen(
-                [guard_python, "-I", "-S", str(_GUARD), str(lifeline), str(result_write), "--", *argv],
+                [guard_python, "-I", "-S", str(_GUARD), str(lifeline), str(result_write), str(peak), "--", *argv],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -255,8 +253,11 @@ class _Child:
             )
         except BaseException as e:
             os.close(self._lifeline)
+            os.close(self._peak)
             if result_read >= 0:
                 os.close(result_read)
+            if isinstance(e, BlockingIOError):  # EAGAIN of fork(2)
+                raise failing.refused(e) from e
             if isinstance(e, OSError):
                 raise AdvisorError("tool-missing", f"A program cannot be started: {e.strerror}.") from e
             if isinstance(e, ValueError):
@@ -315,6 +316,9 @@ class _Child:
         for fd in self._pending:
             self._last_line(fd)
         self._selector.close()
+        word = os.read(self._peak, 32)  # the guard, which alone held the other end, is gone
+        os.close(self._peak)
+        self.peak_bytes = int(word) if word.isdigit() else None
         assert self._popen.stdout is not None
         self._popen.stdout.close()
         if self._result >= 0:
@@ -363,25 +367,6 @@ class _Child:
             return
         text = clean(line.decode("utf-8", errors="replace"), 500)
         if text:
-            self.tail.append(text)
+            self.lines.append(text)
             if self._on_line is not None:
                 self._on_line(text)
-
-
-def _signal_words(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"was killed by signal {number}"
-    meaning = {
-        "SIGKILL": "; if nobody killed it by hand, memory ran out",
-        "SIGSEGV": ": it made a wrong memory access, which is a bug in it or a damaged model file",
-        "SIGABRT": ": it gave up by itself, its last lines say why",
-        "SIGILL": ": it was built for a newer processor",
-        "SIGBUS": ": a file it had mapped was cut short, or the disk is full",
-    }.get(name, "")
-    return f"was killed by {name}{meaning}"
-
-
-def _data(done: Completed) -> dict[str, Any]:
-    return {"backend_exit": done.returncode, "log": str(done.log), "oom_killed": done.oom_killed}

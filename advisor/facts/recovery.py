@@ -8,22 +8,25 @@ from advisor.facts.base import Shape
 from advisor.facts.plan import Plan
 from advisor.facts.words import RuntimeName
 
-Cause = Literal["out-of-memory", "unsupported-kernel"]
-When = Literal["before-launch", "load", "traffic"]
-StepKind = Literal["batch", "kv-type", "parallel", "context", "layers", "format", "runtime", "several"]
+Cause = Literal["out-of-memory", "unsupported-kernel", "process-limit"]
+When = Literal["making", "before-launch", "load", "traffic"]
+StepKind = Literal[
+    "batch", "kv-type", "parallel", "context", "layers", "format", "runtime", "several", "making", "proof"
+]
 Outcome = Literal["proposed", "taken", "served"]
 
 
 class Diagnosis(Shape, frozen=True, kw_only=True):
-    """Why a server ended or could not be started.
+    """Why a server ended or could not be started, or why a step that makes or proves its artifact ended.
 
-    ``code``: the finding of the runtime's own table of failures, or of the system (``oom-kill``). ``device``: the
-    device key whose memory or kernels lack; ``host`` for the machine's own memory. ``evidence``: lines of the log and
-    sentences on exit and kernel counters, safe to show. All figures are bytes, ``None`` where nothing says them:
+    ``code``: the finding of the runtime's own table of failures, or of the system (``oom-kill``, ``address-space``).
+    ``process-limit``: not memory, but a limit on addresses, processes or threads was met. ``device``: the device key
+    whose memory or kernels lack; ``host`` for the machine's own memory. ``evidence``: lines of the log and sentences
+    on exit and kernel counters, safe to show. All figures are bytes, ``None`` where nothing says them:
     ``wanted_bytes`` the request that was refused, ``had_bytes`` what was held until then, ``available_bytes`` what
-    the runtime itself said was there, ``limit_bytes`` the tightest memory limit of the server's control group when it
-    ended. ``oom_kills``: processes that the kernel killed for memory while the server ran, in its group or, where no
-    group counts, on the machine.
+    the runtime itself said was there, ``limit_bytes`` the tightest memory limit of the program's control group when
+    it ended. ``oom_kills``: processes that the kernel killed for memory while it ran, in its group or, where no group
+    counts, on the machine.
     """
 
     cause: Cause

@@ -12,6 +12,8 @@ from advisor.facts.words import GROUPED_FORMAT
 # Keys of a plan's parameters that no rule sets: a user's calibration file and adapter.
 CALIBRATION: Final = "quantize.calibration_file"
 ADAPTER: Final = "quantize.adapter"
+# The artifact is proven by itself: what holding it against the original takes was not there.
+ALONE: Final = "verify.alone"
 _CALIBRATED: Final = frozenset(("awq", "gptq", "w8a8", "fp8", "gguf"))
 _BITS: Final = {"w8a8": 8, "fp8": 8, "int8": 8, "nf4": 4, "nvfp4": 4, "mxfp4": 4}
 _APPLIES: Final[dict[str, frozenset[str]]] = {
@@ -63,6 +65,11 @@ def calibration(parameters: Mapping[str, str | bool | int | float]) -> str | Non
     """The file, or the text of the hub, that a plan calibrates on; ``None``: the bundled text."""
     named = parameters.get(CALIBRATION)
     return str(named) if named else None
+
+
+def alone(parameters: Mapping[str, str | bool | int | float]) -> bool:
+    """Whether a plan gave up holding its artifact against the original."""
+    return bool(parameters.get(ALONE))
 
 
 def parameters(request: PlanRequest, method: str, source: str) -> dict[str, str | bool | int | float]:

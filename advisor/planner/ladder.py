@@ -141,7 +141,7 @@ class Ladder:
         if not same_artifact:
             for moved in self._other(several=not found):
                 self._add(found, moved, device, missing_bytes)
-        return _ordered(found)
+        return ordered(found)
 
     def kernels(self) -> tuple[LadderStep, ...]:
         """Steps that leave a runtime, a method or devices whose kernels lack: another format first, then another
@@ -157,7 +157,7 @@ class Ladder:
             step = self._step("runtime" if c.runtime != plan.runtime else "format", s, None, None)
             if step is not None:
                 found.setdefault(step.plan.id, step)
-        return _ordered(found)
+        return ordered(found)
 
     # -- moves -------------------------------------------------------------------------------------------------------
 
@@ -310,7 +310,8 @@ def _on(cost: Cost, c: Candidate, device: str) -> float:
     return float(found.value) if found is not None else 0.0
 
 
-def _ordered(found: dict[str, LadderStep]) -> tuple[LadderStep, ...]:
+def ordered(found: dict[str, LadderStep]) -> tuple[LadderStep, ...]:
+    """The steps by loss, no more than are looked at."""
     steps = sorted(found.values(), key=lambda s: (s.loss, s.frees_bytes or 0, s.plan.id))
     return tuple(steps[:_MOST])
 
@@ -327,6 +328,8 @@ def _changes(old: Plan, new: Plan) -> Iterator[tuple[str, str]]:
         yield f"context {per_slot[0]} -> {per_slot[1]}", f"conversations of {per_slot[1]} tokens at most"
     if a.parallel != b.parallel:
         yield f"{a.parallel} -> {b.parallel} requests at a time", f"only {b.parallel} at a time; others wait"
+    if old.imatrix and not new.imatrix and old.method == new.method:
+        yield "no importance matrix", "what the matrix says of the weights that count most"
     if a.kv_type != b.kv_type:
         yield f"KV cache {a.kv_type} -> {b.kv_type}", f"some precision of what is remembered ({b.kv_type} cache)"
     if a.ubatch != b.ubatch and old.runtime == new.runtime:

@@ -67,8 +67,11 @@ def _ending(folder: Path) -> bool:
     return words[0] in "ZX" or (words[6].isdigit() and bool(int(words[6]) & _PF_EXITING))
 
 
-def groups(pid: int | None = None, *, proc: Path = PROC, root: Path = ROOT) -> tuple[Group, ...]:
-    """The memory groups of a process (of this one without ``pid``), each with all above it, own group first.
+def groups(
+    pid: int | None = None, *, proc: Path = PROC, root: Path = ROOT, controller: str = "memory"
+) -> tuple[Group, ...]:
+    """The groups of a process (of this one without ``pid``) that ``controller`` counts in, each with all above it, own
+    group first.
 
     Where the own path is not mounted, as in a container, the top of the mount is its own group. A process that is
     ending has none: of version 1 the kernel then shows the top, whatever it lived in.
@@ -82,8 +85,8 @@ def groups(pid: int | None = None, *, proc: Path = PROC, root: Path = ROOT) -> t
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0":
             version, mounts = 2, (root, root / "unified")
-        elif "memory" in controllers.split(","):
-            version, mounts = 1, (root / "memory", root / controllers)
+        elif controller in controllers.split(","):
+            version, mounts = 1, (root / controller, root / controllers)
         else:
             continue
         parts = [p for p in path.split("/") if p]
@@ -96,21 +99,6 @@ def groups(pid: int | None = None, *, proc: Path = PROC, root: Path = ROOT) -> t
             found += [Group(version, mount.joinpath(*parts[:n])) for n in range(depth, -1, -1)]
             break
     return tuple(found)
-
-
-def oom_kills(pid: int | None = None, *, proc: Path = PROC, root: Path = ROOT) -> int:
-    """Processes killed for memory so far, in the process's own groups and on the machine; 0 where neither is told.
-
-    Good for comparing two moments: one kill may count in both.
-    """
-    total = _counter(proc / "vmstat", "oom_kill") or 0
-    seen: set[int] = set()
-    for group in groups(pid, proc=proc, root=root):
-        if group.version in seen:
-            continue  # the own group alone: of those above, others may be killed
-        seen.add(group.version)
-        total += _kills(group) or 0
-    return total
 
 
 def _kills(group: Group) -> int | None:

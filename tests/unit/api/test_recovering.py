@@ -161,7 +161,6 @@ def test_never_names_no_command(own: Settings, plan: Plan) -> None:
         AdvisorError("port-taken", "Taken.", data={"step": "launch"}),
         AdvisorError("interrupted", "Stopped.", data={"step": "launch"}),
         AdvisorError("disk-full", "Full.", data={"step": "preflight"}),
-        AdvisorError("not-enough-memory", "Making it.", data={"step": "preflight", "making": {"needed_bytes": 1}}),
     ],
 )
 def test_other_failures_stay_as_they_are(own: Settings, plan: Plan, error: AdvisorError) -> None:

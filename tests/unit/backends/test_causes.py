@@ -138,3 +138,42 @@ def test_evidence_is_safe_to_show_and_bounded() -> None:
 def test_other_failures_are_not_taken_for_memory() -> None:
     lines = ("llama_model_load: error loading model: unknown model architecture: 'zeta5'",)
     assert diagnose(runtimes()["llama.cpp"], lines, Ended(exit_code=1), devices=("host",)) is None
+
+
+REFUSED = (
+    "llama_model_load: error loading model: mmap failed: Cannot allocate memory",
+    "error: llama.cpp does not start: Failed to init server, please check the input params.",
+)
+
+
+def test_addresses_that_end_before_memory_does_are_no_lack_of_memory() -> None:
+    limited = Ended(exit_code=1, address_limit=550_000 << 10)
+    found = diagnose(runtimes()["llama.cpp"], REFUSED, limited)
+    assert found is not None
+    assert (found.cause, found.code, found.device) == ("process-limit", causes.ADDRESS_SPACE, "host")
+    assert found.message == "The limit of 537 MiB on addresses stopped the server."
+    assert REFUSED[0] in found.evidence
+    free = diagnose(runtimes()["llama.cpp"], REFUSED, limited._replace(address_limit=None))
+    assert free is not None and free.cause == "out-of-memory"
+    killed = diagnose(runtimes()["llama.cpp"], QUIET, limited._replace(exit_code=None, exit_signal=9, oom_kills=1))
+    assert killed is not None and killed.cause == "out-of-memory"
+    device = diagnose(runtimes()["llama.cpp"], log("llama-cuda-out-of-memory"), limited, devices=GPU)
+    assert device is not None and (device.cause, device.device) == ("out-of-memory", "gpu0")
+
+
+@pytest.mark.parametrize("runtime", sorted(runtimes()))
+@pytest.mark.parametrize(
+    "line",
+    [
+        "libgomp: Thread creation failed: Resource temporarily unavailable",
+        "terminate called after throwing an instance of 'std::system_error'\n"
+        "  what():  Resource temporarily unavailable",
+        "RuntimeError: can't start new thread",
+        "OpenBLAS blas_thread_init: pthread_create failed for thread 1 of 2: Resource temporarily unavailable",
+    ],
+)
+def test_threads_that_are_refused_are_a_limit_whatever_the_runtime(runtime: str, line: str) -> None:
+    found = diagnose(runtimes()[runtime], line.splitlines(), Ended(exit_signal=6))
+    assert found is not None
+    assert (found.cause, found.code) == ("process-limit", "thread-limit")
+    assert any("hread" in e or "Resource temporarily unavailable" in e for e in found.evidence)

