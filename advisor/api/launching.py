@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _LOG_LINES: Final = 5000
 _READY_TIMEOUT_S: Final = 900.0
+# Levels of llama.cpp's log in builds that have both.
+_LEVEL, _TRACE, _DEBUG = "--verbosity", "4", "5"
 
 
 class Endpoint(NamedTuple):
@@ -186,6 +188,15 @@ def _only(plan: Plan, machine: Machine | None, serving: Serving | None) -> tuple
     return (option, ",".join(names)) if names and option is not None else ()
 
 
+def _telling(plan: Plan, serving: Serving | None) -> tuple[str, ...]:
+    """Options with which a server on devices logs the sizes of its buffers, which say what a device held when its
+    memory ran out. Older builds do so by themselves; what users ask is logged one level above."""
+    binary = serving.binary if serving is not None else None
+    if binary is None or plan.settings.gpu_layers == 0 or _DEBUG not in binary.words(_LEVEL):
+        return ()
+    return (_LEVEL, _TRACE)
+
+
 def _log(deployments: Deployments, name: str) -> tuple[str, ...]:
     """The log of the deployment's last launch, or nothing where there is none."""
     try:
@@ -270,7 +281,9 @@ def command_line(
         )
     seen = selection.environment(machine.devices, plan.devices) if machine is not None else {}
     return msgspec.structs.replace(
-        command, argv=(*command.argv, *_only(plan, machine, serving)), env={**command.env, **seen}
+        command,
+        argv=(*command.argv, *_only(plan, machine, serving), *_telling(plan, serving)),
+        env={**command.env, **seen},
     )
 
 

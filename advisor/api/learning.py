@@ -137,17 +137,18 @@ def keep(
 
 
 def lessons(settings: Settings, machine: Machine, *, here: bool) -> Lessons | None:
-    """What out-of-memory taught about this machine's memory; ``None`` where nothing did, and for other machines."""
+    """What servers that failed taught about this machine's memory and its kernels; ``None`` where none did, and for
+    other machines."""
     from advisor.execute import measurements
 
     if not here or not measurements.path_of(settings, machine).exists():
         return None
-    kept = measurements.load(settings, machine).kept.memory
-    if not kept:
+    kept = measurements.load(settings, machine).kept
+    if not kept.memory and not kept.kernels:
         return None
     from advisor.planner.lessons import Lessons
 
-    found = Lessons(kept, boot=this_boot())
+    found = Lessons(kept.memory, boot=this_boot() if kept.memory else "", kernels=kept.kernels)
     return found if found else None
 
 

@@ -157,8 +157,14 @@ def _recommend(
     known, more = learning.learned(settings, machine, here=here) if measured else (None, ())  # says what is damaged
     warnings += more
     lessons = learning.lessons(settings, machine, here=here) if measured else None
+    lacking = None
     if lessons is not None:
+        from advisor.api import kernels
+
         warnings += tuple(Warning_(code="memory-learned", message=note) for note in lessons.notes(machine))
+        lacking = kernels.holding(lessons, machine)
+        if lacking is not None:
+            warnings += tuple(Warning_(code="kernels-learned", message=note) for note in lacking.notes())
         machine = lessons.limited(machine)
     wanted = goals.get(
         request.goal,
@@ -176,6 +182,7 @@ def _recommend(
         quantizers=able,
         executable_here=here,
         learned=known,
+        lacking=lacking,
         named=named,
         engine=asking.oracle(settings),
         cost_fn=learning.costs(settings, facts, machine, lessons) if measured else None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from advisor.api import daemons, prebuilding
+from advisor.api import daemons, kernels, prebuilding
 from advisor.backends.llama.providers import PROVIDERS, Offer, choose, kind_of
 from advisor.errors import AdvisorError, did_you_mean
 from advisor.facts.machine import Machine, RuntimeFound
@@ -227,10 +228,11 @@ def serving(settings: Settings, steps: Steps, plan: Plan, machine: Machine, want
         return Serving(plan.runtime, None, env)
 
     def run() -> Outcome[Serving]:
+        lacked = kernels.builds_lacking(settings, machine, plan)
         tried: Offer | None = None
         while True:
             there = [tried if tried is not None and o.provider == "path" else o for o in offers(settings, machine)]
-            best = choose(plan.settings, kind, there, wanted=wanted, isa=machine.host.cpu.isa, split=split)
+            best = _best(plan, kind, there, wanted, machine, split, lacked)
             if best.provider == "wheel" and best.env is not None:
                 binary = prebuilding.program(settings, steps, best, plan, machine, kind, split=split)
                 there_already = best.binary is not None
@@ -261,6 +263,29 @@ def serving(settings: Settings, steps: Steps, plan: Plan, machine: Machine, want
             return Outcome(Serving("build", best.binary), reused=True, detail=f"compiled here, {best.version}")
 
     return steps.do(Step("provider", run))
+
+
+def _best(
+    plan: Plan,
+    kind: str,
+    there: list[Offer],
+    wanted: str | None,
+    machine: Machine,
+    split: bool,
+    lacked: frozenset[str],
+) -> Offer:
+    """The provider for a plan; one of the builds ``lacked``, whose kernels lacked for it before, only where no other
+    does: a plan that is named is tried again.
+
+    Raises:
+        AdvisorError: as ``choose``.
+    """
+    isa = machine.host.cpu.isa
+    others = [o for o in there if f"{o.provider} {o.version}" not in lacked]
+    if len(others) < len(there):
+        with suppress(AdvisorError):
+            return choose(plan.settings, kind, others, wanted=wanted, isa=isa, split=split)
+    return choose(plan.settings, kind, there, wanted=wanted, isa=isa, split=split)
 
 
 def servable(settings: Settings, plans: list[Plan], machine: Machine, wanted: str | None) -> list[Plan]:

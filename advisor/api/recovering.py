@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from advisor import datafiles
-from advisor.api import keeping, lacking, learning, planning
+from advisor.api import keeping, kernels, lacking, learning, planning
 from advisor.errors import AdvisorError
 from advisor.events import Event
 from advisor.facts.plan import Plan, PlanRequest
-from advisor.facts.recovery import Diagnosis, LadderStep, Recovery, When
+from advisor.facts.recovery import Diagnosis, KernelLesson, LadderStep, MemoryLesson, Recovery, When
 from advisor.facts.text import shell_word
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ def explain(
     machine = planning.own_machine(settings)
     making = found.when == "making"
     missing = None if making else _missing(settings, steps, plan, found, machine, error)
+    if found.cause == "unsupported-kernel" and not making:
+        lesson = kernels.lesson_of(plan, found, machine, _served_by(deployments, name))
+        _told_of(steps, error, lesson, kernels.teach(settings, machine, lesson))
     try:
         ladder = ladder_for(settings, plan, model, machine)
         if making:
@@ -191,11 +194,22 @@ def _missing(
     again = known is not None and any(x.ceiling_bytes and x.device_key == found.device for x in known.lessons)
     short = shortage(plan, found, machine, boot=boot, at=now(), again=again)
     if short.lesson is not None:
-        problem = learning.teach(settings, machine, short.lesson)
-        if problem is not None:
-            steps.reporter(Event(kind="warning", step="recover", message=problem))
-        error.data["learned"] = short.lesson.to_json()
+        _told_of(steps, error, short.lesson, learning.teach(settings, machine, short.lesson))
     return short.missing_bytes
+
+
+def _served_by(deployments: Deployments, name: str) -> str | None:
+    """The provider of the launch that failed, where its runtime has several."""
+    with suppress(AdvisorError):
+        return deployments.spec(name).provider
+    return None
+
+
+def _told_of(steps: Steps, error: AdvisorError, lesson: MemoryLesson | KernelLesson, problem: str | None) -> None:
+    """Say what was learned, and where it could not be kept."""
+    if problem is not None:
+        steps.reporter(Event(kind="warning", step="recover", message=problem))
+    error.data["learned"] = lesson.to_json()
 
 
 def ladder_for(settings: Settings, plan: Plan, model: ModelFacts, machine: Machine) -> MakingLadder:
@@ -214,6 +228,7 @@ def ladder_for(settings: Settings, plan: Plan, model: ModelFacts, machine: Machi
 
     request = _request(settings, plan)
     lessons = learning.lessons(settings, machine, here=True)
+    without = kernels.holding(lessons, machine) if lessons is not None else None
     if lessons is not None:
         machine = lessons.limited(machine)
     known, _ = learning.learned(settings, machine, here=True)
@@ -226,6 +241,7 @@ def ladder_for(settings: Settings, plan: Plan, model: ModelFacts, machine: Machi
         engine=asking.oracle(settings),
         cost_fn=learning.costs(settings, model, machine, lessons),
         learned=known,
+        lacking=without,
     )
     goal = goals.get(
         request.goal,

@@ -18,6 +18,7 @@ from advisor.facts.base import Shape, from_json
 from advisor.facts.machine import Cpu, Host, HostMemory, Machine, RuntimeFound
 from advisor.facts.plan import PlanRequest, Warning_
 from advisor.facts.quantity import exact
+from advisor.facts.recovery import KernelLesson
 from advisor.facts.reports import Coverage, RuleInfo
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class _Machine(Shape, frozen=True, kw_only=True):
 
 
 class _Situation(Shape, frozen=True, kw_only=True):
-    """One entry of ``profiles/situations``. ``facts``: facts of the model that differ from the bundled ones."""
+    """One entry of ``profiles/situations``. ``facts``: facts of the model that differ from the bundled ones;
+    ``kernels_lacked``: what launches on the machine taught."""
 
     id: str
     model: str
@@ -51,6 +53,7 @@ class _Situation(Shape, frozen=True, kw_only=True):
     goal: str = "chat"
     request: dict[str, object] = msgspec.field(default_factory=dict)
     facts: dict[str, object] = msgspec.field(default_factory=dict)
+    kernels_lacked: tuple[KernelLesson, ...] = ()
 
 
 class _File(Shape, frozen=True, kw_only=True):
@@ -166,17 +169,20 @@ def _made(entry: _Situation, settings: Settings) -> Situation:
     from advisor.model.tensors import tensors
     from advisor.planner import goals
     from advisor.planner.coverage import Situation
+    from advisor.planner.lacking import Lacking
 
     model = resolve_model(entry.model, settings)
     if entry.facts:
         model = from_json(type(model), model.to_json() | entry.facts)
+    machine = _machine(entry.machine)
     return Situation(
         id=entry.id,
         model=model,
         tensors=tensors(model),
-        machine=_machine(entry.machine),
+        machine=machine,
         goal=goals.get(entry.goal),
         request=from_json(PlanRequest, {"goal": entry.goal, **entry.request}),
+        lacking=Lacking(entry.kernels_lacked, machine) if entry.kernels_lacked else None,
     )
 
 

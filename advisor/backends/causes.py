@@ -73,6 +73,8 @@ _INDEX: Final = re.compile(
 _ON_DEVICE: Final = re.compile(
     r"cudaMalloc|CUDA out of memory|HIP out of memory|OutOfDeviceMemory|OutOfMemoryError", re.IGNORECASE
 )
+# Allocators of the host's memory alone.
+_ON_HOST: Final = re.compile(r"std::bad_alloc|ggml_aligned_malloc|DefaultCPUAllocator|^MemoryError", re.IGNORECASE)
 
 
 class Reads(Protocol):
@@ -218,6 +220,8 @@ def _device(cause: Cause, code: str, told: Sequence[str], devices: Sequence[str]
         if m is not None:
             number = int(m.group(1) or m.group(2))
             return own[number] if number < len(own) else own[0]
+    if cause == "out-of-memory" and told and all(_ON_HOST.search(line) for line in told):
+        return HOST
     if code in ("device-out-of-memory", "memory-taken") or cause == "unsupported-kernel":
         return own[0]
     return own[0] if HOST not in devices or any(_ON_DEVICE.search(line) for line in told) else HOST

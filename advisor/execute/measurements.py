@@ -1,4 +1,4 @@
-"""The store of what was measured, speeds above all, and of what out-of-memory taught.
+"""The store of what was measured, speeds above all, and of what servers that failed taught.
 
 One small file a machine, written whole or not at all. A machine is told by its processor, memory and devices, never by
 its name, so that a home that is carried to another machine teaches that one nothing, and that a cloned virtual machine
@@ -20,7 +20,7 @@ from advisor.facts.bench import MeasuredEngine, MeasuredSpeeds, Measurement, Thr
 from advisor.facts.machine import Machine
 from advisor.facts.plan import Warning_
 from advisor.facts.quantity import Quantity
-from advisor.facts.recovery import MemoryLesson
+from advisor.facts.recovery import KernelLesson, MemoryLesson
 
 if TYPE_CHECKING:
     from advisor.settings import Settings
@@ -130,6 +130,7 @@ def add(
     speeds: Iterable[Measurement] = (),
     threads: Iterable[ThreadChoice] = (),
     memory: Callable[[tuple[MemoryLesson, ...]], tuple[MemoryLesson, ...]] | None = None,
+    kernels: Iterable[KernelLesson] = (),
 ) -> Path:
     """Keep measurements; each takes the place of an earlier one of the same thing. The oldest go when there are many.
 
@@ -162,11 +163,16 @@ def add(
         for choice in threads:
             chosen.pop(_thread_identity(choice), None)
             chosen[_thread_identity(choice)] = choice
+        lacked = {_kernel_identity(k): k for k in kept.kernels}
+        for lesson in kernels:
+            lacked.pop(_kernel_identity(lesson), None)
+            lacked[_kernel_identity(lesson)] = lesson
         whole = MeasuredSpeeds(
             machine=kept.machine,
             speeds=tuple(known.values())[-MOST_SPEEDS:],
             threads=tuple(chosen.values())[-MOST_THREADS:],
             memory=(memory(kept.memory) if memory is not None else kept.memory)[-MOST_LESSONS:],
+            kernels=tuple(lacked.values())[-MOST_LESSONS:],
         )
         write_atomic(path, whole.dumps())
     return path
@@ -209,6 +215,10 @@ def _identity(m: Measurement) -> tuple[object, ...]:
 
 def _thread_identity(t: ThreadChoice) -> tuple[object, ...]:
     return (t.shape, t.format, t.granted, t.because)
+
+
+def _kernel_identity(k: KernelLesson) -> tuple[object, ...]:
+    return (k.runtime, k.engine, k.method, k.format, k.devices)
 
 
 def engines(kept: MeasuredSpeeds, file: Path) -> tuple[MeasuredEngine, ...]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from advisor.facts.base import Shape
 from advisor.facts.quantity import Quantity
-from advisor.facts.recovery import MemoryLesson
+from advisor.facts.recovery import KernelLesson, MemoryLesson
 from advisor.facts.words import MethodName, RuntimeName
 
 BenchKind = Literal["deployment", "file"]
@@ -109,13 +109,14 @@ class ThreadChoice(Shape, frozen=True, kw_only=True):
 
 class MeasuredSpeeds(Shape, frozen=True, kw_only=True):
     """The file of one machine's measurements. ``machine``: its key, made of processor, memory and devices. ``memory``:
-    what servers that ran out of memory taught."""
+    what servers that ran out of memory taught; ``kernels``: what runtimes were seen to lack."""
 
     schema: Literal["advisor/measured-speeds/v1"] = "advisor/measured-speeds/v1"
     machine: str
     speeds: tuple[Measurement, ...] = ()
     threads: tuple[ThreadChoice, ...] = ()
     memory: tuple[MemoryLesson, ...] = ()
+    kernels: tuple[KernelLesson, ...] = ()
 
 
 class MeasuredEngine(Shape, frozen=True, kw_only=True):

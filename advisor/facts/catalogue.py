@@ -84,6 +84,7 @@ FACTS: Final[dict[str, FactDef]] = {
     "candidate.runtime_version": FactDef("version", "version of the runtime that is installed on the machine"),
     "candidate.engine_duplicate": _flag("another runtime with the same engine serves the same file and is nearer"),
     "candidate.fits_gpu_alone": _flag("the same method, format and runtime fit the accelerator without the host"),
+    "candidate.kernels_lacked": _flag("a launch on this machine showed that this runtime lacks kernels for it there"),
     "candidate.repacked_ratio": _number("share of the weights that llama.cpp puts into a layout of this CPU", "ratio"),
     # the device it runs on
     "device.kind": _word(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from advisor.facts.base import Shape
 from advisor.facts.plan import Plan
-from advisor.facts.words import RuntimeName
+from advisor.facts.words import MethodName, RuntimeName
 
 Cause = Literal["out-of-memory", "unsupported-kernel", "process-limit"]
 When = Literal["making", "before-launch", "load", "traffic"]
@@ -102,6 +102,25 @@ class MemoryLesson(Shape, frozen=True, kw_only=True):
     ratio: float | None = None
     ceiling_bytes: int | None = None
     boot: str | None = None
+    learned_at: str | None = None
+
+
+class KernelLesson(Shape, frozen=True, kw_only=True):
+    """Kernels that a runtime was seen to lack on this machine; it holds as long as that build is what would serve.
+
+    ``engine``: the build, by provider and version. ``format`` ``None``: all of the method's (GGUF, whose types share
+    one set of kernels). ``devices``: by name, the host as ``cpu``; where accelerators are among them, also any set of
+    devices that has these in it. ``code`` and ``evidence``: the finding, and the line of the log that shows it.
+    """
+
+    runtime: RuntimeName
+    engine: str
+    method: MethodName
+    format: str | None
+    devices: tuple[str, ...]
+    plan: str
+    code: str
+    evidence: str
     learned_at: str | None = None
 
 

@@ -21,6 +21,7 @@ from advisor.guide.schema import RulePack
 from advisor.planner.candidate import FORMATS, candidates
 from advisor.planner.costing import Costing
 from advisor.planner.facts import CandidateFacts, Facts, fixed_facts
+from advisor.planner.lacking import Lacking
 from advisor.planner.recommend import Planner
 from advisor.planner.request import effective_goal
 from advisor.planner.targets import targets
@@ -31,7 +32,7 @@ _LATER: Final = ("candidate.fits_gpu_alone", "candidate.fits_fewer_devices", "ca
 
 
 class Situation(NamedTuple):
-    """A model, a machine and what is wanted."""
+    """A model, a machine and what is wanted. ``lacking``: ways whose kernels lacked there before."""
 
     id: str
     model: ModelFacts
@@ -39,6 +40,7 @@ class Situation(NamedTuple):
     machine: Machine
     goal: Goal
     request: PlanRequest
+    lacking: Lacking | None = None
 
 
 def covered(
@@ -74,7 +76,7 @@ def _fired(
     """The rules of ``left`` that fire in the situation under the whole ``pack``."""
     goal, _ = effective_goal(s.goal, s.request, s.model)
     fixed = fixed_facts(s.model, s.tensors, s.machine, goal, s.request)
-    facts = CandidateFacts(s.model, s.tensors, s.request, runtimes, s.machine)
+    facts = CandidateFacts(s.model, s.tensors, s.request, runtimes, s.machine, s.lacking)
     costing = Costing(s.model, s.tensors, s.machine, goal, s.request, tune=Tuning(pack, fixed, facts))
     known = {**fixed, **costing.anchors()}
     rules = prepare(left, fixed).all
@@ -86,7 +88,8 @@ def _fired(
         early, fired = _split(early, {**known, **more})
         out |= fired
     if late:
-        planned = Planner(s.model, s.tensors, pack, runtimes, quantizers).plan(s.machine, s.goal, s.request)
+        planner = Planner(s.model, s.tensors, pack, runtimes, quantizers, lacking=s.lacking)
+        planned = planner.plan(s.machine, s.goal, s.request)
         spoke = {d.rule.id for d in planned.dropped}
         for kept in planned.kept:
             spoke |= {*(d.rule for d in kept.outcome.decisions), *kept.outcome.overridden}

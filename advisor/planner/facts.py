@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from advisor.backends.base import RuntimeCapabilities
 from advisor.facts.catalogue import FactValue
@@ -24,6 +24,10 @@ from advisor.planner.candidate import (
 )
 from advisor.planner.parallel import columns_divide, heads_divide, machines_needed, rank_group_divides
 from advisor.planner.targets import MIXED, Target, usable_devices
+
+if TYPE_CHECKING:
+    from advisor.facts.recovery import KernelLesson
+    from advisor.planner.lacking import Lacking
 
 Facts = dict[str, FactValue | None]
 _PLAIN_TYPES = ("f32", "f16", "bf16")
@@ -152,6 +156,7 @@ class CandidateFacts:
         request: PlanRequest,
         runtimes: Mapping[str, RuntimeCapabilities],
         machine: Machine,
+        lacking: Lacking | None = None,
     ) -> None:
         from advisor.cost.gguf_mix import imatrix_need
 
@@ -159,12 +164,13 @@ class CandidateFacts:
         self.machine = machine
         self._repacked: dict[tuple[str, str, bool, bool], float | None] = {}
         self.model, self.tensors, self.request, self.runtimes = model, tensors, request, runtimes
+        self.lacking = lacking
         self._versions = installed_versions(machine)
         self._columns: dict[int, bool | None] = {}
         self._ranks: dict[tuple[str, int], bool | None] = {}
         self._by_target: dict[tuple[str, ...], Facts] = {}
         self._by_format: dict[tuple[str, str, str], Facts] = {}
-        self._engines: dict[str, str | None] = {}
+        self._engines: dict[tuple[str, ...], str | None] = {}
         self._own = own_format(model)
         self._source_bits = _source_bits(model)
 
@@ -233,7 +239,14 @@ class CandidateFacts:
             "candidate.runtime_version": self._versions.get(c.runtime),
             "candidate.engine_duplicate": self._duplicate(c),
             "candidate.repacked_ratio": self.repacked(c),
+            "candidate.kernels_lacked": self.lacked(c) is not None,
         }  # fmt: skip
+
+    def lacked(self, c: Candidate, runtime: str | None = None) -> KernelLesson | None:
+        """The lesson on kernels that the candidate, or it in another runtime, was seen to lack here."""
+        if self.lacking is None:
+            return None
+        return self.lacking.find(runtime or c.runtime, c.method, c.format, c.target.keys)
 
     def columns_divide(self, parallel: int) -> bool | None:
         """``candidate.columns_divide``, worked out once."""
@@ -276,9 +289,13 @@ class CandidateFacts:
     def _duplicate(self, c: Candidate) -> bool:
         if c.method != "gguf" or c.runtime not in LLAMA_ENGINES or self.request.runtime is not None:
             return False
-        if c.target.kind not in self._engines:
-            self._engines[c.target.kind] = nearest_engine(self.runtimes, c.target.kind, self.request.runtime)
-        nearest = self._engines[c.target.kind]
+        if self.lacked(c) is not None:
+            return False
+        key = (c.target.kind, *(c.target.keys if self.lacking is not None else ()))
+        if key not in self._engines:
+            able = {name: r for name, r in self.runtimes.items() if self.lacked(c, name) is None}
+            self._engines[key] = nearest_engine(able, c.target.kind, self.request.runtime)
+        nearest = self._engines[key]
         return nearest is not None and nearest != c.runtime
 
 

@@ -18,14 +18,14 @@ BY_FORMAT: Final = frozenset(
     f"candidate.{name}"
     for name in ("format", "bits", "group", "group_divides", "source", "imatrix", "imatrix_need", "exceeds_source",
                  "supported", "device_supported", "quantizer", "fits_gpu_alone", "fits_fewer_devices",
-                 "rank_group_divides", "repacked_ratio", "tensor_types")
+                 "rank_group_divides", "repacked_ratio", "tensor_types", "kernels_lacked")
 )  # fmt: skip
 # Facts that differ between device sets; a rule that asks for none of them speaks for all devices at once.
 _BY_DEVICE: Final = frozenset(
     f"candidate.{name}"
     for name in ("placement", "device_supported", "tensor_parallel", "pipeline_parallel", "heads_divide",
                  "columns_divide", "across_machines", "rank_group_divides", "engine_duplicate", "repacked_ratio",
-                 "fits_gpu_alone", "fits_fewer_devices")
+                 "fits_gpu_alone", "fits_fewer_devices", "kernels_lacked")
 )  # fmt: skip
 
 Choice = tuple[str, ...]

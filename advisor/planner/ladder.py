@@ -107,6 +107,7 @@ class Ladder:
             cost_fn=planner.cost_fn,
             layers_fn=planner.layers_fn,
             learned=planner.learned,
+            lacking=planner.lacking,
         )
         self.machine, self.goal, self.plan, self.here = machine, goal, plan, executable_here
         self.asked = request

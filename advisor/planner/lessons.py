@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from advisor.cost.llama_memory import device_context
 from advisor.facts.machine import Machine
 from advisor.facts.plan import Memory, Plan
 from advisor.facts.quantity import Quantity
-from advisor.facts.recovery import Diagnosis, MemoryLesson
+from advisor.facts.recovery import Diagnosis, KernelLesson, MemoryLesson
 from advisor.planner.costing import HEADROOM, CostFn, host_capacity
 from advisor.planner.devices import device_capacity
 from advisor.planner.ladder import HOST, need
@@ -65,6 +66,8 @@ def shortage(
     if usable is not None and predicted > usable:
         return Shortage(device, predicted - usable, None)
     held = diagnosis.had_bytes
+    if held is not None and device != HOST:  # a log tells of buffers; plans count what the driver takes beside them
+        held += int(device_context(machine, device).value)
     reached = (held or 0) + (diagnosis.wanted_bytes or 0)
     lesson = MemoryLesson(
         runtime=plan.runtime,
@@ -109,13 +112,15 @@ def _name(machine: Machine, key: str) -> str:
 
 
 class Lessons:
-    """What was learned of a machine's memory; ``boot`` is the current one, in which ceilings hold."""
+    """What was learned of a machine's memory; ``boot`` is the current one, in which ceilings hold. ``kernels``: what
+    was learned beside that of runtimes, as it is kept."""
 
-    def __init__(self, lessons: Iterable[MemoryLesson], *, boot: str) -> None:
+    def __init__(self, lessons: Iterable[MemoryLesson], *, boot: str, kernels: tuple[KernelLesson, ...] = ()) -> None:
+        self.kernels = kernels
         self.lessons = tuple(x for x in lessons if x.ceiling_bytes is None or (x.boot and x.boot == boot))
 
     def __bool__(self) -> bool:
-        return bool(self.lessons)
+        return bool(self.lessons or self.kernels)
 
     def limited(self, machine: Machine) -> Machine:
         """The machine with no more memory than could be had when a server ran out of it."""

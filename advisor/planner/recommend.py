@@ -16,6 +16,7 @@ from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Goal, PlanRequest, Recommendation, Stage, Warning_
 from advisor.facts.protocols import EngineOracle
 from advisor.facts.text import clean
+from advisor.guide.conditions import facts_of
 from advisor.guide.engine import Prepared, Ready, decision, excluded_by, prepare, run
 from advisor.guide.overlays import told
 from advisor.guide.schema import Rule, RulePack
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from advisor.cost.estimate import Cost
     from advisor.planner.again import Named
     from advisor.planner.beside import Beside
+    from advisor.planner.lacking import Lacking
     from advisor.planner.learned import Learned
 
 _EXCLUDING: Final = ("exclude", "require")
@@ -105,6 +107,7 @@ def recommend(
     cost_fn: CostFn | None = None,
     layers_fn: LayersFn | None = None,
     learned: Learned | None = None,
+    lacking: Lacking | None = None,
     named: Named | None = None,
     beside: Beside | None = None,
 ) -> Recommendation:
@@ -115,6 +118,7 @@ def recommend(
         executable_here: ``machine`` is the one that advisor runs on.
         cost_fn, layers_fn: stand in for ``advisor.cost.estimate.cost`` and ``advisor.cost.offload``.
         learned: what was measured on ``machine``.
+        lacking: ways whose kernels lacked there.
         named: how model and machine were named on the command line, for commands that ask again.
         beside: advisor's own deployments, which run on ``machine``.
 
@@ -133,6 +137,7 @@ def recommend(
         cost_fn=cost_fn,
         layers_fn=layers_fn,
         learned=learned,
+        lacking=lacking,
     )
     found = planner.plan(machine, goal, request)
     kept = front(found.kept) if request.pareto else found.kept
@@ -187,8 +192,9 @@ class Planner:
         cost_fn: CostFn | None = None,
         layers_fn: LayersFn | None = None,
         learned: Learned | None = None,
+        lacking: Lacking | None = None,
     ) -> None:
-        self.learned = learned
+        self.learned, self.lacking = learned, lacking
         self.model, self.tensors, self.pack = model, tensors, pack
         self.runtimes, self.quantizers = runtimes, quantizers
         self.engine, self.cost_fn, self.layers_fn = engine, cost_fn, layers_fn
@@ -210,7 +216,7 @@ class Planner:
 
     def of(self, model: ModelFacts, tensors: tuple[TensorSpec, ...]) -> Planner:
         """A planner of another model, of which nothing was measured."""
-        return Planner(model, tensors, self.pack, self.runtimes, self.quantizers)
+        return Planner(model, tensors, self.pack, self.runtimes, self.quantizers, lacking=self.lacking)
 
     def plan(
         self,
@@ -225,7 +231,7 @@ class Planner:
         over with the first one that can run."""
         goal, notes = effective_goal(goal, request, self.model)
         fixed = fixed_facts(self.model, self.tensors, machine, goal, request)
-        facts = CandidateFacts(self.model, self.tensors, request, self.runtimes, machine)
+        facts = CandidateFacts(self.model, self.tensors, request, self.runtimes, machine, self.lacking)
         costing = self.costing(machine, goal, request, Tuning(self.pack, fixed, facts))
         anchors = costing.anchors()
         rules = prepare(self.pack, fixed)
@@ -351,7 +357,13 @@ class _Run:
         cost: Cost | None = None,
         fit: Fit | None = None,
     ) -> None:
-        tail = "; ".join(decision(rule, facts).measured)
+        measured = decision(rule, facts).measured
+        lesson = self.facts.lacked(c)
+        if lesson is not None and "candidate.kernels_lacked" in facts_of(rule.when):
+            from advisor.planner.lacking import words
+
+            measured += (words(lesson),)
+        tail = "; ".join(measured)
         because = f"{rule.because} ({tail}.)" if tail else rule.because
         self.dropped.append(Drop(c, rule, because, short, cost, fit))
 

@@ -155,6 +155,8 @@ def pour(n: int) -> None:
 def main(argv: list[str]) -> int:
     options = parse(argv)
     print("fake server starts \x1b[31mred\x1b[0m", flush=True)
+    if options.print is not None:
+        print(options.print, flush=True)
     if options.exit is not None:
         print(f"error: cannot load model, exit {options.exit}", flush=True)
         return int(options.exit)
@@ -174,8 +176,6 @@ def main(argv: list[str]) -> int:
         near = subprocess.Popen(sleeper)
         far = subprocess.Popen(sleeper, start_new_session=True)
         Path(options.grandchildren).write_text(f"{near.pid} {far.pid}")
-    if options.print is not None:
-        print(options.print, flush=True)
     pour(options.flood)
     if options.close_output:
         os.close(1)

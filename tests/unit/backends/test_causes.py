@@ -73,6 +73,16 @@ def test_what_the_runtime_says_is_there(runtime: str, name: str, there: float) -
     assert found.available_bytes == int(there * GIB)
 
 
+def test_an_allocator_of_the_host_is_the_hosts_memory_also_where_all_layers_are_on_a_device() -> None:
+    told = ("terminate called after throwing an instance of 'std::bad_alloc'", "  what():  std::bad_alloc")
+    found = diagnose(runtimes()["llama.cpp"], told, Ended(exit_signal=6), devices=GPU)
+    assert found is not None
+    assert (found.code, found.device) == ("out-of-memory", "host")
+    refused = "ggml_vulkan: Device memory allocation of size 188743680 failed."
+    both = diagnose(runtimes()["llama.cpp"], (refused, *told), Ended(exit_signal=6), devices=GPU)
+    assert both is not None and both.device == "gpu0"
+
+
 QUIET = ("load_tensors: loading model tensors", "llama_kv_cache: CPU KV buffer size = 180.00 MiB")
 
 

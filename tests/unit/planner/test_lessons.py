@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.cost.llama_memory import device_context
 from advisor.facts.plan import Plan
 from advisor.facts.recovery import Diagnosis, MemoryLesson
 from advisor.planner.ladder import need
@@ -68,6 +69,16 @@ def test_a_request_that_was_refused_early_is_a_ceiling_half_way_and_then_what_wa
     assert first is not None and second is not None
     assert first.ceiling_bytes == pytest.approx(NEED / 2, rel=0.01)
     assert second.ceiling_bytes == pytest.approx(3 * NEED / 8, rel=0.01)
+
+
+def test_what_a_driver_takes_beside_the_buffers_counts_as_held() -> None:
+    machine = fakes.rtx_4090()
+    of = plan(8.0, machine, runtime="llama.cpp", format="q4_k_m", context=8192).plans[0]
+    driver, whole = int(device_context(machine, "gpu0").value), need(of, "gpu0")
+    refused = died(device="gpu0", had_bytes=whole // 2 - driver, wanted_bytes=whole // 4)
+    short = shortage(of, refused, machine, boot="b", at="")
+    assert short.lesson is not None and short.lesson.ceiling_bytes is not None
+    assert short.lesson.ceiling_bytes == pytest.approx((whole // 2 + whole * 3 // 4) / 2, abs=2)
 
 
 @given(
