@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -34,6 +35,7 @@ MOST_STEPS: Final = 6
 # Shares of what a plan takes that a step under traffic has to free, in turn.
 _SHARES: Final = (0.05, 0.2, 0.45)
 _LOG_LINES: Final = 5000
+_PLAN_AGAIN: Final = re.compile(r"(?:^|&& )advisor up p-[0-9a-f]{8}\b[^&|;]*$")
 _RECORDED_S: Final = 5.0
 
 
@@ -125,6 +127,14 @@ def words(step: LadderStep) -> str:
     """A step in a sentence: what is moved, what it frees, what is given up."""
     frees = f", frees {step.frees_bytes / 2**20:.0f} MiB on {step.device}" if step.frees_bytes else ""
     return f"{step.change}{frees}; given up: {step.given_up}"
+
+
+def with_words(hint: str | None, **asked: object) -> str | None:
+    """A hint that carries out a plan, with what was asked for beside it: the plan itself says nothing of that."""
+    if hint is None or _PLAN_AGAIN.search(hint) is None:
+        return hint
+    kept = ((f"--{name}", value) for name, value in asked.items() if value is not None)
+    return hint + "".join(f" {word} {shell_word(str(value))}" for word, value in kept if word not in hint.split())
 
 
 def _diagnosis(error: AdvisorError, deployments: Deployments, name: str, plan: Plan) -> Diagnosis | None:

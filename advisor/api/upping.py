@@ -150,6 +150,7 @@ def _once(
 
         wanted = name or deployment_name(chosen.model)
         recovering.explain(s, steps, chosen.plan, chosen.model, e, manager(s), wanted, recover=recover)
+        e.hint = recovering.with_words(e.hint, host=host, port=port, text=text, provider=provider)
         raise
     return msgspec.structs.replace(done, warnings=chosen.warnings + ruling.own_rules(settings=s))
 

@@ -273,3 +273,19 @@ def test_a_history_that_cannot_be_written_stops_nothing(own: Settings, tmp_path:
     entry = recovering._entry("proposed", found, "p-0000aa", None, 1)
     recovering._write(Steps(), tmp_path / "a file" / "deployment", NAME, entry)
     assert history.read(tmp_path / "a file" / "deployment") == ()
+
+
+@pytest.mark.parametrize(
+    ("hint", "wanted"),
+    [
+        ("advisor up p-00000001 --name one", " --host 0.0.0.0 --port 9000 --text 'my text.txt'"),
+        ("advisor down one && advisor up p-00000001 --name two", " --host 0.0.0.0 --port 9000 --text 'my text.txt'"),
+        ("advisor up p-00000001 --name one --port 8081", " --host 0.0.0.0 --text 'my text.txt'"),
+        ("advisor recommend --goal smallest-memory", ""),
+        ("advisor up p-00000001 && advisor status", ""),
+        (None, None),
+    ],
+)
+def test_the_command_of_the_next_step_keeps_what_was_asked_for(hint: str | None, wanted: str | None) -> None:
+    found = recovering.with_words(hint, host="0.0.0.0", port=9000, text=Path("my text.txt"), provider=None)
+    assert found == (hint + wanted if hint is not None and wanted is not None else None)
