@@ -97,6 +97,7 @@ def test_a_proof_without_the_memory_for_two_models_is_proposed_alone_and_serves(
     assert artifacts(home) == before
     words = error["hint"].split()
     assert words[:3] == ["advisor", "up", step["plan"]]
+    group.limit(320 * MIB)  # enough for one model without reading its pages again and again
     code, document = run(home, *words[1:], group=group)
     assert code == 0, document.get("error")
     data = document["data"]
