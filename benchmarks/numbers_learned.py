@@ -1,7 +1,7 @@
 """How well decoding of other formats is predicted once ``advisor bench`` has measured one file of a model.
 
 What ``bench`` does is done here in its own way: the file itself, and stand-ins of the other formats, of the same shapes
-with random blocks. What is predicted from that is held against real files. One thread and the fastest steps of many
+with random blocks. What is predicted from that is held against real files. One thread and the fastest steps of several
 rounds: what else runs on a machine, or beside a virtual one, takes time for seconds and minutes and never gives any.
 """
 
@@ -38,8 +38,7 @@ OWN = "q4_k_m"
 # The first have a stand-in of their own, the others are mixes that follow from the types in them.
 PREDICTED = ("q8_0", "q6_k", "f16", "iq4_xs", "q4_0", "q5_k_m", "q5_0", "q3_k_m", "q2_k", "q4_k_s", "q3_k_l", "q5_k_s")
 BAR = 0.06
-ROUNDS = 14
-QUANTILE = 3
+ROUNDS = 9
 DEPTH = 64
 TOKENS = 24
 
@@ -57,7 +56,7 @@ def learned(say: Callable[[str], None], model: str = MODEL) -> float:
     parts = tensors(facts)
     made = stand_ins.plan(facts, parts, own=OWN, room_bytes=4 << 30)
     requests = [{"label": f, "path": path} for f, path in files.items()] + [m.request() for m in made]
-    steps: dict[str, list[float]] = {}
+    rounds: list[list[float]] = []
     with tempfile.TemporaryDirectory() as folder:
         env = envs.ensure("llama.cpp", settings=s)
         for turn in range(ROUNDS):
@@ -69,10 +68,16 @@ def learned(say: Callable[[str], None], model: str = MODEL) -> float:
             }  # fmt: skip
             found = run_runner(env, "bench_llama.py", asked, step="bench", log=Path(folder) / "log", timeout_s=1800.0,
                                threads=1)  # fmt: skip
-            for one in found["files"]:
-                for run in one["runs"]:
-                    steps.setdefault(one["label"], []).extend(float(x) for x in run["steps_s"])
-    took = [statistics.quantiles(steps[str(i)], n=100)[QUANTILE - 1] for i in range(len(requests))]
+            least = {one["label"]: min(float(x) for run in one["runs"] for x in run["steps_s"])
+                     for one in found["files"]}  # fmt: skip
+            rounds.append([least[str(i)] for i in range(len(requests))])
+    # A round's own pace is taken out of it: the whole machine may be slower for minutes.
+    pace = [statistics.geometric_mean(times) for times in rounds]
+    usual = statistics.median(pace)
+    took = [
+        usual * statistics.median(t / g for t, g in zip(times, pace, strict=True))
+        for times in zip(*rounds, strict=True)
+    ]
     real = dict(zip(files, took, strict=False))
     stand_in = {m.format: t for m, t in zip(made, took[len(files) :], strict=True)}
     factor = real[OWN] / stand_in[OWN]
@@ -96,7 +101,7 @@ def learned(say: Callable[[str], None], model: str = MODEL) -> float:
     say(
         f"`python benchmarks/numbers_learned.py`: decoding of {facts.name}, tokens per second of one thread, "
         f"predicted from what `bench` of its {OWN} file measures (that file, and stand-ins of other formats), against "
-        f"real files; of {ROUNDS} rounds the fastest {QUANTILE} % of the steps. Bar: {BAR:.0%}.\n"
+        f"real files; the fastest step of each of {ROUNDS} rounds by its round's pace, their median. Bar: {BAR:.0%}.\n"
     )
     say("| format | stand-in | measured | predicted | range | error |\n|---|---|---|---|---|---|")
     origin = advisor.describe(model)
