@@ -58,8 +58,8 @@ gpu-check: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python benchmarks/faults.py --write docs/measured/faults.md
-	$(BIN)/python benchmarks/sequences.py
-	$(BIN)/python benchmarks/supervision.py
+	$(BIN)/python benchmarks/sequences.py --add docs/measured/faults.md
+	$(BIN)/python benchmarks/supervision.py --add docs/measured/faults.md
 
 load: $(VENV)/.dev
 	$(BIN)/python benchmarks/load.py --write docs/measured/load.md

@@ -38,6 +38,7 @@ def main() -> int:
     p.add_argument("--count", type=int, default=1000)
     p.add_argument("--from", dest="first", type=int, default=0)
     p.add_argument("--jobs", type=int, default=6)
+    p.add_argument("--add", type=Path, help="append what is printed to this page")
     asked = p.parse_args()
     seen: collections.Counter[str] = collections.Counter()
     with ThreadPoolExecutor(asked.jobs) as pool:
@@ -46,7 +47,15 @@ def main() -> int:
             if i % 100 == 0:
                 print(f"{i} sequences", file=sys.stderr, flush=True)
     told = ", ".join(f"{n} {what}" for what, n in seen.most_common())
-    print(f"{asked.count} sequences: nothing left running, listening or half written. {told}.")
+    text = (
+        "## Random sequences\n\n"
+        f"`python benchmarks/sequences.py`: {asked.count} sequences: nothing left running, listening or half written. "
+        f"{told}.\n"
+    )
+    print(text)
+    if asked.add is not None:
+        with asked.add.open("a", encoding="utf-8") as f:
+            f.write("\n" + text)
     return 0
 
 

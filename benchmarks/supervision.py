@@ -1,10 +1,11 @@
 """What supervising one idle deployment costs: CPU time and resident memory of advisor's own processes beside it.
 
-``python benchmarks/supervision.py [SECONDS]``. Bars: 1 % of a core, 20 MB.
+``python benchmarks/supervision.py [SECONDS] [--add FILE]``. Bars: 1 % of a core, 20 MB.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -49,6 +50,24 @@ def supervision(say: Callable[[str], None], seconds: float = 60.0) -> tuple[floa
     return share, float(memory.value)
 
 
+def main() -> int:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("seconds", type=float, nargs="?", default=60.0)
+    p.add_argument("--add", type=Path, help="append what is printed to this page")
+    asked = p.parse_args()
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+
+    share, size = supervision(say, asked.seconds)
+    if asked.add is not None:
+        with asked.add.open("a", encoding="utf-8") as f:
+            f.write("\n" + "\n".join(lines))
+    return int(share > 0.01 or size > 20e6)
+
+
 if __name__ == "__main__":
-    share, size = supervision(print, *(float(a) for a in sys.argv[1:]))
-    sys.exit(share > 0.01 or size > 20e6)
+    sys.exit(main())
