@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import msgspec
 
-from advisor.api import hubbing, lacking, proving, qualities
+from advisor.api import hubbing, making_failed, proving, qualities
 from advisor.api.context import load_settings, resolve_model
 from advisor.api.making import (
     SERVING_ENV,
@@ -88,7 +88,7 @@ def quantize(
 
         facts = adapters.merged(s, steps, facts, Path(request.adapter))
     measured_on = hubbing.text(text, s, steps)
-    with lacking.watched(s, facts, chosen, request):
+    with making_failed.watched(s, facts, chosen, request):
         if chosen.method == "gguf":
             whole = mixed(chosen.format, own)
             made, verification = _gguf(s, steps, facts, whole, request, imatrix, measured_on, verify=verify)
@@ -371,7 +371,7 @@ def verify(
     steps = Steps(reporter=reporter, cancel=cancel, journal=Journal(s.paths.logs / "journal.jsonl"))
     measured_on = hubbing.text(text, s, steps)
     threads = granted_threads(s)
-    with lacking.proving(artifact, against):
+    with making_failed.proving(artifact, against):
         reference: Path | None = None
         if facts.weights_format == "safetensors":
             from advisor.api import checkpoints

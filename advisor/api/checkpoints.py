@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import hubbing, lacking, making, proving, qualities, variants
+from advisor.api import hubbing, making, making_failed, proving, qualities, variants
 from advisor.api.making import Made
 from advisor.errors import AdvisorError
 from advisor.facts.model import ModelFacts
@@ -261,7 +261,7 @@ def make_and_verify(
             threads=threads,
             devices=plan.devices,
         )
-    made, pieces = lacking.proof(made, plan)
+    made, pieces = making_failed.proof(made, plan)
     verification = prove(
         settings, steps, model, made, runtime=plan.runtime, text=text, threads=threads, devices=plan.devices, **pieces
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from advisor.api import lacking, proving, qualities
+from advisor.api import making_failed, proving, qualities
 from advisor.api.context import resolve_model
 from advisor.errors import AdvisorError
 from advisor.events import Event
@@ -303,7 +303,7 @@ def make_and_verify(
             threads=threads,
             binary=binary,
         )
-    made, pieces = lacking.proof(made, plan)
+    made, pieces = making_failed.proof(made, plan)
     verification = proving.prove(
         settings, steps, model, made, env, fmt=plan.made_as, text=text, threads=threads, **pieces
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from advisor import datafiles
-from advisor.api import keeping, kernels, lacking, learning, planning
+from advisor.api import keeping, kernels, learning, making_failed, planning
 from advisor.errors import AdvisorError
 from advisor.events import Event
 from advisor.facts.plan import Plan, PlanRequest
@@ -86,7 +86,7 @@ def explain(
         return
     error.data["diagnosis"] = found.to_json()
     if found.cause == "process-limit":
-        lacking.limited(error, found, f"advisor up {plan.id} --name {shell_word(name)}")
+        making_failed.limited(error, found, f"advisor up {plan.id} --name {shell_word(name)}")
         return
     machine = planning.own_machine(settings)
     making = found.when == "making"
@@ -97,13 +97,13 @@ def explain(
     try:
         ladder = ladder_for(settings, plan, model, machine)
         if making:
-            rungs = lacking.rungs(ladder, str(error.data.get("step")), found, machine)
+            rungs = making_failed.rungs(ladder, str(error.data.get("step")), found, machine)
         else:
             rungs = ladder.memory(found.device, missing) if missing is not None else ladder.kernels()
     except AdvisorError as e:  # a model or rules that cannot be planned any more
         error.context = (*error.context, f"no next step was looked for: {e.message}")
         return
-    rungs = tuple(lacking.proven_as(_of_same_artifact(r, plan), plan) for r in rungs)
+    rungs = tuple(making_failed.proven_as(_of_same_artifact(r, plan), plan) for r in rungs)
     keeping.keep_plans(settings, _kept(settings, plan, model, rungs))
     error.data["ladder"] = [_told(r) for r in rungs]
     lines = [f"found: {found.message}", *(f"evidence: {line}" for line in found.evidence)]
@@ -139,7 +139,7 @@ def with_words(hint: str | None, **asked: object) -> str | None:
 
 def _diagnosis(error: AdvisorError, deployments: Deployments, name: str, plan: Plan) -> Diagnosis | None:
     step = error.data.get("step")
-    making = lacking.diagnosis(error)
+    making = making_failed.diagnosis(error)
     if making is not None:
         return making
     if step in _LOADING and error.code == "not-enough-memory":

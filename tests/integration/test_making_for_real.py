@@ -45,10 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Path:
 
 @pytest.fixture
 def group(home: Path) -> Iterator[Group]:
-    try:
-        made = Group()
-    except OSError as e:
-        pytest.fail(f"No control group can be made here ({e}). Run this test as root or in a delegated group.")
+    made = Group.new()
     yield made
     run(home, "down", "--all")
     made.remove()

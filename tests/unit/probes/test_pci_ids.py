@@ -42,8 +42,8 @@ def test_what_is_not_on_the_bus_has_none() -> None:
 
 def told_apart(a: HardwareProfile, b: HardwareProfile) -> bool:
     """By the size of the memory, the number of cores, or the processor around it."""
-    sizes = (a.memory_bytes, b.memory_bytes)
-    if None not in sizes and not a.unified_memory and abs(sizes[0] - sizes[1]) > max(sizes) / 5:  # type: ignore
+    sizes = [n for n in (a.memory_bytes, b.memory_bytes) if n is not None]
+    if len(sizes) == 2 and not a.unified_memory and max(sizes) - min(sizes) > max(sizes) / 5:
         return True
     if a.cores and b.cores and a.cores != b.cores:
         return True

