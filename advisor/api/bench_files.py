@@ -12,24 +12,22 @@ import msgspec
 from advisor.api import learning
 from advisor.api.context import resolve_model
 from advisor.errors import AdvisorError
-from advisor.facts.bench import Bench, BenchPoint, Measurement, Work
+from advisor.facts.bench import ENOUGH_CPU, Bench, BenchPoint, Measurement, Work
 from advisor.facts.plan import Settings as RunSettings
+from advisor.facts.quantity import Quantity
 from advisor.facts.text import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from advisor.execute.speeds import Driver
-    from advisor.execute.stand_ins import StandIn
+    from advisor.execute.stand_ins import Relation, StandIn
     from advisor.execute.steps import Steps
     from advisor.facts.machine import Machine
     from advisor.facts.model import ModelFacts
     from advisor.settings import Settings
 
 _TOKENS: Final = 32
-_STAND_IN_DEPTH: Final = 32
-_STAND_IN_TOKENS: Final = 16
-_STAND_IN_REPEAT: Final = 2
 _MOST_ARTIFACTS: Final = 400
 _RUNTIME: Final = "llama.cpp"
 
@@ -148,9 +146,7 @@ class _Case:
                        depth=p.depth + _TOKENS // 2, as_is=True)  # fmt: skip
         return self.of(p, self.fmt, work)
 
-    def of(
-        self, p: BenchPoint, fmt: str, work: Work, *, stand_in: bool = False, depth: int | None = None
-    ) -> Measurement:
+    def of(self, p: BenchPoint, fmt: str, work: Work, *, stand_in: bool = False) -> Measurement:
         """A point with its work."""
         return Measurement(
             runtime="llama.cpp",
@@ -161,7 +157,7 @@ class _Case:
             shape=self.shape,
             devices=("cpu",),
             threads=p.threads,
-            depth=depth or p.depth,
+            depth=p.depth,
             kv_type="f16",
             work=work,
             decode=p.decode,
@@ -183,65 +179,59 @@ def _stand_ins(
     notes: list[str],
 ) -> tuple[Measurement, ...]:
     """Decoding of the other formats; what cannot be had is left out with a note."""
-    from advisor.execute import speeds, stand_ins
+    from advisor.execute import stand_ins
     from advisor.execute.steps import Outcome, Step
 
-    made = stand_ins.plan(case.model, case.tensors, own=case.fmt, room_bytes=_room(machine) // 3)
+    room = _room(machine)
+    made = stand_ins.plan(case.model, case.tensors, own=case.fmt, room_bytes=room // 5)
     if not made:
         notes.append("No other format is measured by stand-ins: the model's layers differ, or are too large.")
         return ()
     least = min(p.depth for p in points)
     there = {p.threads: p for p in points if p.depth == least and p.decode is not None}
     real = there.get(planned) or next(iter(there.values()), None)
+    threads = real.threads if real is not None and real.threads else planned
 
     def run() -> Outcome[tuple[Measurement, ...]]:
         try:
-            # One after the other, and that twice, so that no format has all of a bad moment.
-            found = driver.measure(
-                [m.request() for m in made] * _STAND_IN_REPEAT,
-                depths=(_STAND_IN_DEPTH,),
-                threads=(real.threads if real is not None and real.threads else planned,),
-                repeat=1,
-                tokens=_STAND_IN_TOKENS,
-                step="stand-ins",
-            )
+            found = stand_ins.relations(driver, made, depth=least, threads=threads, room_bytes=room)
         except AdvisorError as e:
             if e.code == "interrupted":
                 raise
             notes.append(f"Other formats were not measured by stand-ins: {e.message}")
             return Outcome((), detail=e.message)
-        seen = []
-        for i, one in enumerate(made):
-            for p in speeds.points([r for runs in found[i :: len(made)] for r in runs]):
-                seen.append((one, p))
-        out = _relative(case, seen, real)
+        out = tuple(
+            _relative(case, m, made[0], found[m.format], real, least, threads)
+            for m in made
+            if m.format in found and m.format != case.fmt
+        )
         return Outcome(out, detail=f"{len(out)} formats")
 
     return steps.do(Step("stand-ins", run))
 
 
-def _relative(case: _Case, seen: list[tuple[StandIn, BenchPoint]], real: BenchPoint | None) -> tuple[Measurement, ...]:
-    """Measurements of the stand-ins, by the speed of the real file where that has a whole stand-in of its own."""
-    own = next((p for one, p in seen if one.format == case.fmt and one.whole), None)
-    out = []
-    for one, p in seen:
-        if one.format == case.fmt:
-            continue
-        depth = p.depth
-        if one.whole and own is not None and real is not None and own.decode is not None and real.decode is not None:
-            factor = float(real.decode.value) / float(own.decode.value)
-            p, depth = _times(p, factor), real.depth
-        out.append(case.of(p, one.format, one.work(depth + _STAND_IN_TOKENS // 2), stand_in=True, depth=depth))
-    return tuple(out)
-
-
-def _times(p: BenchPoint, factor: float) -> BenchPoint:
-    """A point with its decoding multiplied."""
-    q = p.decode
-    if q is None:
-        return p
-    scaled = msgspec.structs.replace(q, value=q.value * factor, low=q.low * factor, high=q.high * factor)
-    return msgspec.structs.replace(p, decode=scaled)
+def _relative(
+    case: _Case, one: StandIn, first: StandIn, found: Relation, real: BenchPoint | None, depth: int, threads: int
+) -> Measurement:
+    """The speed of a format, by that of the real file where whole stand-ins of both were compared."""
+    token_s = found.reference_s
+    source = f"llama.cpp driven directly: random weights, in turns with {first.format} ones"
+    if first.format == case.fmt and one.whole and first.whole and real is not None and real.decode is not None:
+        token_s = 1 / float(real.decode.value)
+        source += f", by the speed of the {case.fmt} file"
+    decode = Quantity(
+        value=1 / (token_s * found.ratio),
+        low=1 / (token_s * max(found.ratios)),
+        high=1 / (token_s * min(found.ratios)),
+        unit="tokens/s",
+        method="measured",
+        source=f"{source}; median of {len(found.ratios)}",
+    )
+    share = found.cpu_share
+    point = BenchPoint(depth=depth, threads=threads, prefill=None, decode=decode, runs=(), cpu_share=share,
+                       busy=share is not None and share < ENOUGH_CPU)  # fmt: skip
+    kept = case.of(point, one.format, one.work(depth + _TOKENS // 2), stand_in=True)
+    return msgspec.structs.replace(kept, runs=len(found.ratios))
 
 
 def _file(s: Settings, ref: str, fmt: str | None) -> tuple[ModelFacts, Path, tuple[str, ...]]:

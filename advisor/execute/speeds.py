@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
@@ -52,29 +52,93 @@ class Driver:
         Raises:
             AdvisorError: ``artifact-invalid``, ``out-of-memory``, ``env-failed``, ``step-failed``, ``interrupted``.
         """
-        found = run_runner(
+        asked = {"files": list(files), "depths": list(depths), "threads": list(threads), "repeat": repeat,
+                 "tokens": tokens}  # fmt: skip
+        found = self._run(asked, step=step, threads=max(threads))
+        try:
+            return [[_run(r) for r in one["runs"]] for one in found["files"]]
+        except (KeyError, TypeError, ValueError) as e:
+            raise AdvisorError("step-failed", f"{step}: the measurement answered in another form: {e}") from e
+
+    def in_turns(
+        self,
+        groups: Sequence[Sequence[dict[str, Any]]],
+        *,
+        depth: int,
+        threads: int,
+        turns: int,
+        spend_s: float,
+        step: str = "stand-ins",
+    ) -> list[Turns]:
+        """Files relative to each other: those of a group are open together, and a few tokens of each follow those of
+        the others, so that what disturbs the machine disturbs all. A group that failed has no turns.
+
+        Args:
+            groups: files as for ``measure``.
+            depth: tokens in the cache.
+            threads: of the engine.
+            turns: how many at most.
+            spend_s: seconds after which no turn begins, once there are a few.
+            step: what it is called in events and errors.
+
+        Raises:
+            AdvisorError: as ``measure``.
+        """
+        asked = {"groups": [list(g) for g in groups], "depths": [depth], "threads": [threads], "turns": turns,
+                 "spend_s": spend_s}  # fmt: skip
+        found = self._run(asked, step=step, threads=threads)
+        try:
+            return [_turns(one, threads) for one in found["groups"]]
+        except (KeyError, TypeError, ValueError) as e:
+            raise AdvisorError("step-failed", f"{step}: the measurement answered in another form: {e}") from e
+
+    def _run(self, asked: dict[str, Any], *, step: str, threads: int) -> dict[str, Any]:
+        return run_runner(
             self.env,
             "bench_llama.py",
-            {
-                "files": list(files),
-                "depths": list(depths),
-                "threads": list(threads),
-                "repeat": repeat,
-                "tokens": tokens,
-                "batch": 512,
-                "scratch": str(self.scratch),
-            },
+            {**asked, "batch": 512, "scratch": str(self.scratch)},
             step=step,
             reporter=self.reporter,
             cancel=self.cancel,
             log=self.log,
             timeout_s=_DEADLINE_S,
-            threads=max(threads),
+            threads=threads,
         )
-        try:
-            return [[_run(r) for r in one["runs"]] for one in found["files"]]
-        except (KeyError, TypeError, ValueError) as e:
-            raise AdvisorError("step-failed", f"{step}: the measurement answered in another form: {e}") from e
+
+
+class Turns(NamedTuple):
+    """The fastest token of each file, in seconds, turn by turn, and the CPU time that was had by what was wanted."""
+
+    labels: tuple[str, ...]
+    seconds: tuple[tuple[float, ...], ...]
+    cpu_share: float | None
+
+    def of(self, label: str) -> float:
+        """The median time of a token in seconds.
+
+        Raises:
+            ValueError: no such file, or no turns.
+        """
+        at = self.labels.index(label)
+        return statistics.median(t[at] for t in self.seconds)
+
+    def ratio(self, label: str, to: str) -> float:
+        """The median of the time of a token by that of another file in the same turn.
+
+        Raises:
+            ValueError: as ``of``.
+        """
+        own, other = self.labels.index(label), self.labels.index(to)
+        return statistics.median(t[own] / t[other] for t in self.seconds)
+
+
+def _turns(one: dict[str, Any], threads: int) -> Turns:
+    rows = tuple(tuple(float(x) for x in turn) for turn in one["turns"])
+    if any(len(row) != len(one["labels"]) or min(row) <= 0 for row in rows):
+        raise ValueError("turns without a time of each file")
+    wall = float(one.get("wall_s") or 0.0)
+    share = min(1.0, float(one["cpu_s"]) / (threads * wall)) if wall > 0 else None
+    return Turns(tuple(map(str, one["labels"])), rows, share)
 
 
 def _run(r: dict[str, Any]) -> BenchRun:

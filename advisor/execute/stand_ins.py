@@ -3,12 +3,15 @@
 The speed of an engine does not depend on the values of the weights, so that a file of random blocks is as good as a
 quantized one, and takes seconds instead of an hour. Of a large model some of the layers stand for all: every layer of a
 plain decoder takes the same time. The format that is there for real is measured by a stand-in, too, and the others
-count relative to it, so that a disturbance of the moment falls out.
+count relative to it: they decode in turns, so that a disturbance of the moment falls out. Several rounds, each with
+files written anew: where in memory a file comes to lie can make it slower for as long as it lies there.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -21,6 +24,9 @@ from advisor.facts.model import ModelFacts, TensorSpec
 from advisor.facts.plan import Settings
 from advisor.planner.token_work import work_of
 
+if TYPE_CHECKING:
+    from advisor.execute.speeds import Driver, Turns
+
 # One of each kind of kernel; the mixes between them follow from their types.
 FORMATS: Final = ("q4_0", "q8_0", "q4_k_m", "q5_k_m", "q6_k", "q3_k_m", "q2_k", "iq4_xs", "iq4_nl", "q4_1", "q5_0",
                   "q5_1", "f16", "bf16")  # fmt: skip
@@ -29,6 +35,14 @@ _ENOUGH: Final = 384 << 20
 _FEWEST_LAYERS: Final = 2
 # Layers that differ from each other, or whose shapes take metadata that is not written here.
 _UNKNOWN_SHAPES: Final = ("recurrent", "both", "latent", "none")
+
+
+# Rounds, the most turns of a group and the seconds for them; files that are open together, in number and bytes.
+_ROUNDS: Final = 3
+_TURNS: Final = 12
+_SPEND_S: Final = 6.0
+_TOGETHER: Final = 5
+_TOGETHER_BYTES: Final = 5 << 29
 
 
 class StandIn(NamedTuple):
@@ -87,6 +101,75 @@ def plan(model: ModelFacts, tensors: tuple[TensorSpec, ...], *, own: str, room_b
         metadata = header(msgspec.structs.replace(bare, layers=layers), rotary=2 * rope[0] if rope else bare.head_dim)
         out.append(StandIn(fmt, held, kept, metadata, layers == bare.layers))
     return tuple(out)
+
+
+class Relation(NamedTuple):
+    """A format's time of a token by that of the reference, in each round. ``reference_s``: of the reference in the
+    same turns, the least of the rounds; ``cpu_share``: the worst."""
+
+    ratios: tuple[float, ...]
+    reference_s: float
+    cpu_share: float | None
+
+    @property
+    def ratio(self) -> float:
+        """The median of the rounds."""
+        return statistics.median(self.ratios)
+
+
+def relations(
+    driver: Driver, made: Sequence[StandIn], *, depth: int, threads: int, room_bytes: int
+) -> dict[str, Relation]:
+    """Each format relative to the first of ``made``, by format; those that could not be measured are left out.
+
+    Args:
+        driver: what measures.
+        made: what ``plan`` gave.
+        depth: tokens in the cache.
+        threads: of the engine.
+        room_bytes: memory for the files that are open together, of which more than two take a quarter at most, since
+            the engine may keep weights twice.
+
+    Raises:
+        AdvisorError: as ``Driver.in_turns``.
+    """
+    most = min(_TOGETHER_BYTES, room_bytes // 4)
+    first, *others = made
+
+    def measure(groups: list[list[StandIn]]) -> list[Turns]:
+        asked = [[m.request() for m in g] for g in groups]
+        found = driver.in_turns(asked, depth=depth, threads=threads, turns=_TURNS, spend_s=_SPEND_S)
+        return [t for t in found if t.seconds]
+
+    found = measure([g for turn in range(_ROUNDS) for g in _groups(first, others[turn:] + others[:turn], most)])
+    # One that does not load takes those beside it along.
+    alone = [m for m in others if not any(m.format in t.labels for t in found)]
+    if found and alone:
+        try:
+            found += measure([[first, m] for m in alone])
+        except AdvisorError as e:
+            if e.code == "interrupted":
+                raise
+    out = {}
+    for one in made:
+        own = [t for t in found if one.format in t.labels]
+        if own:
+            out[one.format] = Relation(
+                tuple(t.ratio(one.format, first.format) for t in own),
+                min(t.of(first.format) for t in own),
+                min((t.cpu_share for t in own if t.cpu_share is not None), default=None),
+            )
+    return out
+
+
+def _groups(first: StandIn, others: Sequence[StandIn], most_bytes: int) -> list[list[StandIn]]:
+    """The others, each beside the first, as many together as have room; the first alone where there are none."""
+    out: list[list[StandIn]] = []
+    for one in others:
+        if not out or len(out[-1]) == _TOGETHER or sum(_sum(m.tensors) for m in (*out[-1], one)) > most_bytes:
+            out.append([first])
+        out[-1].append(one)
+    return out or [[first]]
 
 
 def _sum(tensors: tuple[TensorSpec, ...]) -> int:

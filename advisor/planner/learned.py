@@ -112,13 +112,13 @@ class Learned:
         if not here:
             return cost
         shape = shape_of(model)
-        same = [
+        alike = [
             m
             for m in here
             if (m.shape, m.method, m.format, m.kv_type) == (shape, method, fmt, settings.kv_type)
             and (m.gpu_layers, m.cpu_moe_layers) == (settings.gpu_layers, settings.cpu_moe_layers)
-            and m.origin != "stand-in"
         ]
+        same = [m for m in alike if m.origin != "stand-in"]
         decode = _as_measured(same, "decode", DECODE_DEPTH)
         prefill = _as_measured(same, "prefill", PREFILL_DEPTH)
         if len(devices) == 1 and (decode is None or prefill is None):
@@ -128,7 +128,7 @@ class Learned:
             )
             key = (runtime, names, settings.threads if on_host else None)
             old = cost.speed
-            decode = decode or self._decode(key, here, shape, work, old.decode, on_host=on_host)
+            decode = decode or self._decode(key, here, alike, shape, work, old.decode, on_host=on_host)
             prefill = prefill or self._prefill(key, here, shape, work)
         if decode is None and prefill is None:
             return cost
@@ -148,8 +148,8 @@ class Learned:
         return msgspec.structs.replace(settings, threads=own[-1].threads) if own else settings
 
     def _decode(
-        self, key: tuple[object, ...], here: list[Measurement], shape: str, work: Work, old: Quantity | None,
-        *, on_host: bool,
+        self, key: tuple[object, ...], here: list[Measurement], alike: list[Measurement], shape: str, work: Work,
+        old: Quantity | None, *, on_host: bool,
     ) -> Quantity | None:  # fmt: skip
         own = [m for m in here if m.shape == shape]
         found = self._fit(("decode", *key, shape if own else None), own or here)
@@ -159,6 +159,7 @@ class Learned:
         seconds = fitting.seconds(_with_unknown(found.costs, amounts, "read:"), amounts)
         if seconds <= 0:
             return None
+        seconds *= _beyond(found.costs, alike)
         read = sum(work.read_bytes.values()) + work.cache_bytes
         larger = read > _MUCH_LARGER * found.most
         limit = self.machine.host.bandwidth
@@ -241,6 +242,17 @@ def _as_measured(same: list[Measurement], what: str, depth: int) -> Quantity | N
     return msgspec.structs.replace(
         seen, method="measured", source=f"{by} on this machine: {best.engine}, {threads}{at}, runs: {best.runs}"
     )
+
+
+def _beyond(costs: dict[str, float], alike: Sequence[Measurement]) -> float:
+    """What the fit leaves of the very format's own measurements, stand-ins among them: seconds measured by fitted."""
+    left = []
+    for m in alike:
+        amounts = _amounts(m.work)
+        fitted = fitting.seconds(_with_unknown(costs, amounts, "read:"), amounts)
+        if m.decode is not None and m.decode.value > 0 and fitted > 0:
+            left.append(1 / float(m.decode.value) / fitted)
+    return statistics.median(left) if left else 1.0
 
 
 def _amounts(work: Work) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pytest
 from advisor import api
 from advisor import settings as settings_
 from advisor.api import planning
+from advisor.errors import AdvisorError
 from advisor.execute import measurements, stand_ins, threads
 from advisor.execute.envs import Env, ensure
 from advisor.execute.runners import gguf_min
@@ -72,6 +73,24 @@ def test_a_stand_in_does_the_work_of_the_file_that_it_stands_for(env: Env, tiny:
     assert not list(tmp_path.glob("*/stand-in.gguf"))
     assert real[0].completion_tokens == other[0].completion_tokens == 8
     assert real[0].prompt_tokens == other[0].prompt_tokens == 16
+
+
+def test_files_decode_in_turns_for_real(env: Env, tiny: Path, tmp_path: Path) -> None:
+    """More tokens than the cache has room for: those of a turn are taken back before the next."""
+    model = planning.describe(str(tiny))
+    made = {m.format: m for m in stand_ins.plan(model, tensors(model), own="q8_0", room_bytes=1 << 30)}
+    driver = Driver(env, tmp_path / "log", tmp_path)
+    real, missing = {"label": "real", "path": str(tiny)}, {"label": "gone", "path": str(tmp_path / "gone.gguf")}
+    groups = [[real, made["q8_0"].request(), made["f16"].request()], [real, missing]]
+    found, failed = driver.in_turns(groups, depth=500, threads=1, turns=30, spend_s=60.0)
+    assert found.labels == ("real", "q8_0", "f16")
+    assert len(found.seconds) == 30
+    assert 0.2 < found.ratio("q8_0", "real") < 5
+    assert failed.seconds == ()
+    assert not list(tmp_path.glob("*/*.gguf"))
+    with pytest.raises(AdvisorError) as caught:
+        driver.in_turns([[missing]], depth=8, threads=1, turns=1, spend_s=1.0)
+    assert caught.value.code == "artifact-invalid"
 
 
 def test_threads_are_tried_for_real(env: Env, tiny: Path, tmp_path: Path) -> None:

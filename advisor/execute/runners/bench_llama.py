@@ -10,6 +10,11 @@ cache up to ``depth``, ``steps_s`` the time of each token after that and ``steps
 ``cpu_s`` the CPU time of all threads over ``wall_s``.
 Repeats are the outermost loop, so that a disturbance does not hit all runs of one setting. The first use of a file is
 a warm-up that is not reported.
+
+A request with ``"groups": [[FILE, FILE, ...], ...]`` in the place of ``files`` (and ``"turns"``, ``"spend_s"``; of
+depths and threads the first counts) measures files relative to each other: those of a group are open together and
+decode a few tokens in turns, so that what disturbs the machine disturbs all of them alike. Result: ``{"groups":
+[{"labels": [...], "turns": [[seconds of the fastest token of each file], ...], "cpu_s", "wall_s", "error"}]}``.
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ import llama_c
 import protocol
 
 WARM_TOKENS = 4
+# Tokens of a turn, before which one is not counted: caches of the processor hold the other file.
+TURN_TOKENS = 4
+FEWEST_TURNS = 5
 # The 16-bit scales of a block: where they lie (llama.cpp, ggml-common.h), the exponent of their usual size and their
 # sign (0: either). The engine looks each up in a table of 256 KiB, so that it matters for the speed how they are
 # spread. Sizes and spread are those of SmolLM2-135M's own files; of q4_1 and q2_k they follow from q5_1 and q4_k.
@@ -125,6 +133,12 @@ class Timed:
             out.append(time.perf_counter() - begun)
         return out
 
+    def back_to(self, depth: int) -> None:
+        """Leave the first ``depth`` tokens in the cache."""
+        if not self.model.keep(depth):
+            self.model.forget()
+            self.feed(depth)
+
     def close(self) -> None:
         """Free it."""
         self.model.close()
@@ -182,34 +196,83 @@ def measure(path: Path, request: dict[str, Any], tell: Any) -> list[dict[str, An
     return runs
 
 
-def work(request: dict[str, Any]) -> dict[str, Any]:
-    """Measure file after file; one of several that fails says so and the others follow."""
-    files = request["files"]
-    per_file = len(set(request["depths"])) * len(request["threads"]) * max(1, int(request.get("repeat", 1)))
-    done, total = 0, per_file * len(files)
-    out = []
-    for item in files:
+def in_turns(paths: list[Path], request: dict[str, Any]) -> dict[str, Any]:
+    """Turns of files that are open together, the first and the last to decode changing places.
 
-        def tell(label: str = str(item["label"])) -> None:
+    Raises:
+        Failed: one does not load or does not decode.
+    """
+    depth, threads = max(1, int(request["depths"][0])), max(1, int(request["threads"][0]))
+    turns, spend_s = max(1, int(request.get("turns", 40))), float(request.get("spend_s", 5.0))
+    batch = int(request.get("batch", 512))
+    out: list[list[float]] = []
+    with contextlib.ExitStack() as opened:
+        files = []
+        for path in paths:
+            one = Timed(path, max(depth + TURN_TOKENS + 8, batch), batch, threads)
+            opened.callback(one.close)
+            one.feed(depth)
+            files.append(one)
+        wall, cpu = time.perf_counter(), time.process_time()
+        while len(out) < turns and (len(out) < FEWEST_TURNS or time.perf_counter() - wall < spend_s):
+            took = [0.0] * len(files)
+            for i in range(len(files))[:: 1 if len(out) % 2 else -1]:
+                files[i].back_to(depth)
+                took[i] = min(files[i].steps(1 + TURN_TOKENS)[1:])
+            out.append(took)
+        return {"turns": out, "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+
+
+def path_of(item: dict[str, Any], folder: Path, at: int) -> Path:
+    """Where a file is; one that is given by its tensors is written into ``folder``.
+
+    Raises:
+        KeyError: a type whose blocks are not known here.
+    """
+    if item.get("path"):
+        return Path(item["path"])
+    tensors = [(str(n), tuple(int(d) for d in shape), str(kind)) for n, shape, kind in item["tensors"]]
+    path = folder / f"stand-in-{at}.gguf"
+    write_filled(path, item["metadata"], tensors)
+    return path
+
+
+def work(request: dict[str, Any]) -> dict[str, Any]:
+    """Measure file after file, or group after group; one of several that fails says so and the others follow.
+
+    Raises:
+        Failed: all of them failed; what the first one said. So with the other errors.
+    """
+    relative = "groups" in request
+    groups = request["groups"] if relative else [[item] for item in request["files"]]
+    runs = len(set(request["depths"])) * len(request["threads"]) * max(1, int(request.get("repeat", 1)))
+    done, total = 0, (1 if relative else runs) * len(groups)
+    failed: list[Exception] = []
+    out: list[dict[str, Any]] = []
+    for group in groups:
+        labels = [str(item["label"]) for item in group]
+        named: dict[str, Any] = {"labels": labels} if relative else {"label": labels[0]}
+
+        def tell(label: str = labels[-1]) -> None:
             nonlocal done
             done += 1
             protocol.progress(done, total, "runs", label)
 
         try:
-            if item.get("path"):
-                runs = measure(Path(item["path"]), request, tell)
-            else:
-                tensors = [(str(n), tuple(int(d) for d in shape), str(kind)) for n, shape, kind in item["tensors"]]
-                with tempfile.TemporaryDirectory(dir=request.get("scratch")) as folder:
-                    path = Path(folder) / "stand-in.gguf"
-                    write_filled(path, item["metadata"], tensors)
-                    runs = measure(path, request, tell)
-            out.append({"label": item["label"], "runs": runs, "error": None})
+            with tempfile.TemporaryDirectory(dir=request.get("scratch")) as folder:
+                paths = [path_of(item, Path(folder), i) for i, item in enumerate(group)]
+                if relative:
+                    found = in_turns(paths, request)
+                    tell()
+                else:
+                    found = {"runs": measure(paths[0], request, tell)}
+            out.append({**named, **found, "error": None})
         except (protocol.Failed, ValueError, KeyError, ctypes.ArgumentError) as e:
-            if len(files) == 1:
-                raise
-            out.append({"label": item["label"], "runs": [], "error": str(e)})
-    return {"files": out}
+            failed.append(e)
+            out.append({**named, "turns" if relative else "runs": [], "error": str(e)})
+    if len(failed) == len(groups):
+        raise failed[0]
+    return {"groups" if relative else "files": out}
 
 
 if __name__ == "__main__":

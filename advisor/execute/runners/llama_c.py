@@ -70,6 +70,7 @@ SIGNATURES: tuple[tuple[Any, ...], ...] = (
     ("llama_get_logits", c.POINTER(c.c_float), P),
     ("llama_get_memory", P, P),
     ("llama_memory_clear", None, P, BOOL),
+    ("llama_memory_seq_rm", BOOL, P, I32, I32, I32),
     ("llama_n_ctx", U32, P),
     ("llama_n_batch", U32, P),
     ("llama_n_ubatch", U32, P),
@@ -181,6 +182,10 @@ class Model:
     def forget(self) -> None:
         """Empty the KV cache."""
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self._ctx), True)
+
+    def keep(self, n: int) -> bool:
+        """Drop all but the first ``n`` tokens of the cache; ``False`` where it cannot, as of a recurrent state."""
+        return bool(self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self._ctx), 0, n, -1))
 
     def decode(self, tokens: list[int], wanted: list[bool]) -> Any:
         """Feed tokens after what is in the cache; logits (flagged rows, vocabulary) as a float32 view.

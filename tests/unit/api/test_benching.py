@@ -138,14 +138,12 @@ class Engine:
     """Stands in for the driver of llama.cpp: a time a token by the number of threads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, share: float = 1.0, fails: bool = False) -> None:
-        from advisor.execute.speeds import Driver
+        from advisor.execute.speeds import Driver, Turns
 
         self.asked: list[dict[str, Any]] = []
 
         def measure(_: Any, files: Any, **how: Any) -> list[list[Any]]:
             self.asked.append({"files": list(files), **how})
-            if fails and how.get("step") == "stand-ins":
-                raise AdvisorError("out-of-memory", "The measurement was killed.")
             return [
                 [
                     run_at(d, n, 0.01 * n, cpu=share * n * 0.32 * n)
@@ -154,7 +152,18 @@ class Engine:
                 for _ in files
             ]  # fmt: skip
 
+        def in_turns(_: Any, groups: Any, **how: Any) -> list[Turns]:
+            self.asked.append({"groups": groups, **how})
+            if fails:
+                raise AdvisorError("out-of-memory", "The measurement was killed.")
+            times = [tuple(self.step.get(f["label"], 0.012) for f in g) for g in groups]
+            return [
+                Turns(tuple(f["label"] for f in g), (row,) * 3, share) for g, row in zip(groups, times, strict=True)
+            ]
+
+        self.step: dict[str, float] = {}
         monkeypatch.setattr(Driver, "measure", measure)
+        monkeypatch.setattr(Driver, "in_turns", in_turns)
         env = Env(name="llama.cpp", path="/e", python="/e/bin/python")
         monkeypatch.setattr("advisor.api.making.environment", lambda *_, **__: env)
 
@@ -380,18 +389,21 @@ def test_other_formats_count_relative_to_the_stand_in_of_the_real_one(
     gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The moment of a stand-in may be a better one than that of the file: what counts is how the formats differ."""
-    from advisor.execute.speeds import Driver
-
-    Engine(monkeypatch)
-    step = {"tiny.gguf": 0.020, "q8_0": 0.010, "f16": 0.015}
-
-    def measure(_: Any, files: Any, **how: Any) -> list[list[Any]]:
-        return [[run_at(d, 1, step.get(f["label"], 0.012)) for d in how["depths"]] for f in files]
-
-    monkeypatch.setattr(Driver, "measure", measure)
-    found = api.bench(str(gguf), depths=(64,), threads=(1,), repeat=1)
+    engine = Engine(monkeypatch)
+    engine.step = {"q8_0": 0.005, "f16": 0.0075}
+    found = api.bench(str(gguf), depths=(64,), threads=(2,), repeat=1)
+    (point,) = found.points
+    assert point.decode is not None
+    assert point.decode.value == pytest.approx(50.0)
     by_format = {m.format: m for m in found.stand_ins}
     assert "q8_0" not in by_format
     assert by_format["f16"].decode is not None
-    assert by_format["f16"].decode.value == pytest.approx(1 / 0.030)
-    assert by_format["f16"].depth == 64
+    assert by_format["f16"].decode.value == pytest.approx(50.0 / 1.5)
+    assert by_format["f16"].depth == engine.asked[1]["depth"] == 64
+    assert by_format["f16"].threads == engine.asked[1]["threads"] == 2
+    assert (by_format["f16"].runs, by_format["f16"].busy) == (3, False)
+
+
+def test_stand_ins_that_others_disturbed_teach_nothing(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Engine(monkeypatch, share=0.5)
+    assert all(m.busy for m in api.bench(str(gguf), depths=(64,), threads=(2,), repeat=1).stand_ins)

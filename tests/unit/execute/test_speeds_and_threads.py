@@ -137,6 +137,74 @@ def test_an_answer_of_another_form_is_an_error(tmp_path: Path, monkeypatch: pyte
     assert caught.value.code == "step-failed"
 
 
+def test_files_in_turns_are_related_by_the_median_of_their_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    group: dict[str, Any] = {"labels": ["a", "b"], "turns": [[1.0, 2.0], [2.0, 4.4], [9.0, 9.0]]}
+    group |= {"cpu_s": 9.0, "wall_s": 5.0}
+
+    def run(*args: Any, **_: Any) -> dict[str, Any]:
+        asked.append(args[2])
+        return {"groups": [group]}
+
+    monkeypatch.setattr(speeds, "run_runner", run)
+    (found,) = driver(tmp_path).in_turns([[{"label": "a"}, {"label": "b"}]], depth=64, threads=2, turns=3, spend_s=1.0)
+    assert (asked[0]["depths"], asked[0]["threads"], asked[0]["turns"]) == ([64], [2], 3)
+    # A turn in which both were slow says as much as any other.
+    assert found.ratio("b", "a") == pytest.approx(2.0)
+    assert (found.of("a"), found.cpu_share) == (2.0, pytest.approx(0.9))
+    group["turns"] = [[1.0]]
+    with pytest.raises(AdvisorError, match="another form"):
+        driver(tmp_path).in_turns([[{"label": "a"}]], depth=64, threads=2, turns=3, spend_s=1.0)
+
+
+class InTurns:
+    """A machine where one round in three puts the first file where it is slower, and some formats do not load."""
+
+    def __init__(self, *broken: str) -> None:
+        self.broken, self.groups = broken, list[list[str]]()
+
+    def in_turns(self, groups: Any, **_: Any) -> list[speeds.Turns]:
+        out = []
+        for g in groups:
+            labels = tuple(f["label"] for f in g)
+            self.groups.append(list(labels))
+            times = tuple(0.012 if at == 0 and len(self.groups) % 3 == 0 else 0.010 for at, _ in enumerate(labels))
+            out.append(speeds.Turns(labels, () if set(labels) & set(self.broken) else (times,) * 2, 1.0))
+        if not any(t.seconds for t in out):
+            raise AdvisorError("artifact-invalid", "It does not load.")
+        return out
+
+
+def related(found: InTurns, room_bytes: int = 1 << 40) -> dict[str, stand_ins.Relation]:
+    made = stand_ins.plan(MODEL, tensors(MODEL), own="q4_k_m", room_bytes=1 << 40)
+    return stand_ins.relations(found, made, depth=64, threads=1, room_bytes=room_bytes)  # type: ignore[arg-type]
+
+
+def test_formats_are_related_in_rounds_of_small_groups() -> None:
+    engine = InTurns()
+    found = related(engine)
+    assert set(found) == set(stand_ins.FORMATS)
+    assert all(g[0] == "q4_k_m" and 2 <= len(g) <= 5 for g in engine.groups)
+    assert all(sum(fmt in g for g in engine.groups) == 3 for fmt in stand_ins.FORMATS if fmt != "q4_k_m")
+    assert found["q4_k_m"].ratio == 1.0
+    assert sum(r.ratio == 1.0 for r in found.values()) > sum(len(set(r.ratios)) == 1 for r in found.values())
+
+
+def test_little_memory_holds_two_files_at_a_time() -> None:
+    engine = InTurns()
+    assert set(related(engine, room_bytes=1 << 20)) == set(stand_ins.FORMATS)
+    assert {len(g) for g in engine.groups} == {2}
+
+
+def test_a_format_that_does_not_load_takes_no_other_along() -> None:
+    engine = InTurns("q2_k")
+    assert set(related(engine)) == set(stand_ins.FORMATS) - {"q2_k"}
+    with pytest.raises(AdvisorError, match="does not load"):
+        related(InTurns("q4_k_m"))
+
+
 def test_stand_ins_have_the_shapes_and_the_types_of_each_format() -> None:
     made = {m.format: m for m in stand_ins.plan(MODEL, tensors(MODEL), own="q4_k_m", room_bytes=1 << 40)}
     assert set(made) == set(stand_ins.FORMATS)

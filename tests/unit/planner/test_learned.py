@@ -19,7 +19,7 @@ from advisor.planner.costing import Costing
 from advisor.planner.learned import PROPORTIONS, Learned
 from advisor.planner.targets import Target
 from advisor.planner.token_work import device_names, shape_of
-from tests.support.bench_samples import Law, measurement, with_engine
+from tests.support.bench_samples import Law, measured, measurement, with_engine
 from tests.support.samples import sample_machine, sample_model
 
 HOST = with_engine(sample_machine())
@@ -215,3 +215,15 @@ def test_the_shape_is_that_of_every_copy_and_of_no_other_model() -> None:
         msgspec.structs.replace(MODEL, name="tuned", ref="/x.gguf", weights_format="gguf")
     )
     assert shape_of(MODEL) != shape_of(msgspec.structs.replace(MODEL, layers=31))
+
+
+def test_what_the_fit_cannot_follow_is_taken_from_the_formats_own_stand_in() -> None:
+    """A format that is slower than its types explain: the fit lies between the formats, its stand-in says it."""
+    law = Law()
+    own = [law.of(MODEL, f, depth=256) for f in ("q4_k_m", "q8_0", "q6_k", "q4_0")]
+    odd = law.of(MODEL, "q5_k_m", depth=256, origin="stand-in")
+    slow = 0.8 * law.tokens_per_second(MODEL, "q5_k_m")
+    taught = Learned([*own, msgspec.structs.replace(odd, decode=measured(slow))], HOST)
+    decode = predicted(taught, "q5_k_m").speed.decode
+    assert decode is not None
+    assert decode.value == pytest.approx(slow, rel=0.01)
