@@ -34,6 +34,7 @@ from openai_server import MAX_BODY, POLL_S, POSTS, Gone
 from serve_llama import PORT_TAKEN, keys, stop
 
 GRACE_S = 8.0  # the supervisor waits a little longer before it kills
+BREAK_OFF_S = 2.0  # what takes long is broken off, what is short may take this long
 SILENCE_S = 600.0  # between two pieces of an answer
 MAX_LINE = 4 << 20
 
@@ -278,16 +279,20 @@ def main(argv: list[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.write(tell, b"!"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    threading.Thread(target=begin, daemon=True).start()
+    beginning = threading.Thread(target=begin, daemon=True)
+    beginning.start()
     os.read(told, 1)
     # A daemon that hangs must not keep the process from ending.
     watchdog = threading.Timer(GRACE_S, lambda: os._exit(1 if failed else 0))
     watchdog.daemon = True
     watchdog.start()
     daemon.abort()
+    beginning.join(BREAK_OFF_S)
     if made:
         try:
             daemon.unload(made[0])
+            if daemon.running(made[0]) is not None:  # a load that was broken off came through after all
+                daemon.unload(made[0])
             say(f"{made[0]} unloaded")
         except Failed as e:
             say(f"{made[0]} is not unloaded: {e.message}")
