@@ -9,7 +9,7 @@ fewer slots and slower prompts are worth beside them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -43,17 +43,23 @@ _MOST: Final = 8
 
 
 class Moved(NamedTuple):
-    """A request with one thing moved, and what that is."""
+    """A request with one thing moved, and what that is. ``plain``: without the types of named tensors of the plan."""
 
     kind: StepKind
     request: PlanRequest
     ubatch: int | None = None
+    plain: bool = False
 
 
 class _Narrow(Planner):
-    """A planner whose plans read prompts in smaller pieces."""
+    """A planner whose plans read prompts in smaller pieces, and whose files of the named format are of a mix."""
 
     ubatch: int | None = None
+    types: tuple[str, ...] = ()
+
+    def candidates(self, machine: Machine, request: PlanRequest) -> Iterable[Candidate]:
+        found = super().candidates(machine, request)
+        return (c._replace(types=self.types) for c in found) if self.types else found
 
     def costing(self, machine: Machine, goal: Goal, request: PlanRequest, tune: Tuning) -> Costing:
         found = super().costing(machine, goal, request, tune)
@@ -149,6 +155,7 @@ class Ladder:
         runtime, then the host."""
         found: dict[str, LadderStep] = {}
         plan = self.plan
+        self.planner.types = ()
         free = msgspec.structs.replace(self.pinned, method=None, format=None, runtime=None, top=20)
         for s in self.planner.plan(self.machine, self.goal, free).kept:
             c = s.candidate
@@ -179,6 +186,8 @@ class Ladder:
             yield Moved("parallel", self._move(parallel=slots))
         yield from (Moved("context", self._move(context=size)) for size in self._contexts())
         if not same_artifact:
+            if self.plan.tensor_types:
+                yield Moved("format", self.pinned, plain=True)
             yield from (Moved("format", self._move(format=fmt)) for fmt in self._smaller())
 
     def _several(self, same_artifact: bool) -> Iterator[Moved]:
@@ -231,6 +240,8 @@ class Ladder:
         self.planner.ubatch = moved.ubatch if moved.ubatch is not None else self.plan.settings.ubatch
         if moved.kind == "runtime":
             self.planner.ubatch = None
+        same_file = not moved.plain and moved.request.format == self.plan.format
+        self.planner.types = self.plan.tensor_types if same_file else ()
         before = need(self.plan, device)
         kept = self.planner.plan(self.machine, self.goal, moved.request).kept
         for s in sorted(kept, key=lambda s: self._rank(s, moved)):
@@ -322,7 +333,7 @@ def _changes(old: Plan, new: Plan) -> Iterator[tuple[str, str]]:
     a, b = old.settings, new.settings
     if old.runtime != new.runtime:
         yield f"{old.runtime} -> {new.runtime}", f"served by {new.runtime} instead of {old.runtime}"
-    if (old.method, old.format) != (new.method, new.format):
+    if (old.method, old.made_as) != (new.method, new.made_as):
         yield _format(old, new), _quality(old, new)
     per_slot = (a.context // max(1, a.parallel), b.context // max(1, b.parallel))
     if per_slot[0] != per_slot[1]:
@@ -343,7 +354,7 @@ def _changes(old: Plan, new: Plan) -> Iterator[tuple[str, str]]:
 
 def _format(old: Plan, new: Plan) -> str:
     method = "" if old.method == new.method else f" ({new.method})"
-    return f"format {old.format} -> {new.format}{method}"
+    return f"format {old.made_as} -> {new.made_as}{method}"
 
 
 def _quality(old: Plan, new: Plan) -> str:

@@ -27,7 +27,7 @@ class MakingLadder(Ladder):
             room_bytes: what there is; nothing is offered that is known to take more at the least.
         """
         found: dict[str, LadderStep] = {}
-        self.planner.ubatch = self.plan.settings.ubatch
+        self.planner.ubatch, self.planner.types = self.plan.settings.ubatch, ()
         for request in (self._move(calibration=None), self._move(**dict.fromkeys(_FREE), top=20)):
             kept = self.planner.plan(self.machine, self.goal, request).kept
             for s in sorted(kept, key=lambda s: (s.candidate.target.keys != self.plan.devices, -s.score)):

@@ -5,7 +5,7 @@ Deterministic: the same inputs give the same bytes, whatever the order of rules,
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -202,16 +202,14 @@ class Planner:
     def costing(self, machine: Machine, goal: Goal, request: PlanRequest, tune: Tuning) -> Costing:
         """The costs of this model on ``machine``."""
         return Costing(
-            self.model,
-            self.tensors,
-            machine,
-            goal,
-            request,
-            cost_fn=self.cost_fn,
-            layers_fn=self.layers_fn,
-            engine=self.engine,
-            tune=tune,
-            learned=self.learned,
+            *(self.model, self.tensors, machine, goal, request), cost_fn=self.cost_fn, layers_fn=self.layers_fn,
+            engine=self.engine, tune=tune, learned=self.learned,
+        )  # fmt: skip
+
+    def candidates(self, machine: Machine, request: PlanRequest) -> Iterable[Candidate]:
+        """What there is to choose from, before any rule."""
+        return candidates(
+            self.model, machine, request, runtimes=self.runtimes, quantizers=self.quantizers, tensors=self.tensors
         )
 
     def of(self, model: ModelFacts, tensors: tuple[TensorSpec, ...]) -> Planner:
@@ -236,9 +234,7 @@ class Planner:
         anchors = costing.anchors()
         rules = prepare(self.pack, fixed)
         run_ = _Run(self, machine, goal, costing, rules, {**fixed, **anchors}, facts)
-        found = candidates(
-            self.model, machine, request, runtimes=self.runtimes, quantizers=self.quantizers, tensors=self.tensors
-        )
+        found = self.candidates(machine, request)
         # Accelerators first: whether a candidate fits one decides if the host is worth a look.
         # Fewer devices first: whether it fits those decides what more of them are worth.
         for c in sorted(found, key=lambda c: (PLACE_ORDER[c.target.placement], len(c.target.devices), c.key)):

@@ -129,6 +129,30 @@ def test_the_same_artifact_is_kept_where_it_must_be() -> None:
     assert {(s.plan.method, s.plan.format, s.plan.runtime) for s in steps} == {("gguf", "q4_k_m", "llama.cpp")}
 
 
+def test_a_mix_stays_the_file_that_it_is_until_the_format_is_given_up() -> None:
+    p = planner("8B")
+    machine = with_host(CPU, 8 * 10**9)
+    found = recommend(
+        *(p.model, p.tensors, machine, GOALS["chat"], PlanRequest(runtime="llama.cpp", top=200), PACK),
+        runtimes=p.runtimes,
+        quantizers=p.quantizers,
+        executable_here=True,
+    )
+    (mix,) = [one for one in found.plans if one.tensor_types]
+    missing = 50 * MIB
+    steps = ladder("8B", machine, mix, runtime="llama.cpp").memory("host", missing)
+    check(steps, mix, "host", missing, int(8e9))
+    kinds = {s.kind: s.plan for s in steps}
+    assert {"batch", "kv-type", "format"} <= set(kinds)
+    assert all((s.plan.made_as == mix.made_as) == (s.kind != "format") for s in steps if s.kind != "runtime")
+    # The mix itself is what is given up first: its file type without the larger tensors.
+    assert kinds["format"].made_as == mix.format
+    (told,) = [s.change for s in steps if s.kind == "format"]
+    assert told == f"format {mix.made_as} -> {mix.format}"
+    same = ladder("8B", machine, mix, runtime="llama.cpp").memory("host", missing, same_artifact=True)
+    assert same and {s.plan.made_as for s in same} == {mix.made_as}
+
+
 CARD = here(fakes.t4())
 
 
