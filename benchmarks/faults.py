@@ -69,7 +69,7 @@ def run(files: list[str], *, slow: bool) -> list[Ran]:
     """Run the tests of these files."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        marks = ["-m", "not long"] if slow else ["-n", "auto", "--dist", "worksteal", "-m", "not slow"]
+        marks = ["-m", "not long"] if slow else ["-n", "auto", "--dist", "worksteal", "-m", "not slow or beside"]
         argv = [sys.executable, "-m", "pytest", *marks, "--junitxml", str(report), "-o", "junit_family=xunit1"]
         subprocess.run([*argv, *(str(TESTS / f) for f in files)], cwd=REPO, check=False, stdout=sys.stderr)
         cases = ElementTree.parse(report).getroot().iter("testcase")

@@ -26,6 +26,8 @@ from benchmarks.fit_quality import (
 )
 from benchmarks.numbers_quality import Left, left_out, quality, summary
 
+pytestmark = [pytest.mark.slow, pytest.mark.beside]
+
 
 @pytest.fixture(scope="module")
 def scored() -> list[Left]:

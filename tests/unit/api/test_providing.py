@@ -22,6 +22,7 @@ from advisor.settings import Settings
 from tests.support import fake_llama
 from tests.unit.planner import planner_fakes as fakes
 
+pytestmark = [pytest.mark.slow, pytest.mark.beside]  # programs are started and tried
 WHEEL = Offer(provider="wheel", state="works", version="w")
 
 

@@ -153,6 +153,8 @@ def test_ability_grows_with_size_from_nothing_to_one() -> None:
     assert ability(5e7, 5e7) == 0.0
 
 
+@pytest.mark.slow
+@pytest.mark.beside
 def test_models_of_years_ago_are_not_offered(home: Path) -> None:
     for goal in ("chat", "coding"):
         found = ask(home, hardware=("rtx-4090",), goal=goal, top=30)
