@@ -2,7 +2,7 @@
 
 ``advisor bench`` is run as a user would, into a home of its own, and ``estimate`` is asked for the other formats. Real
 files of these are then measured beside the one that was benched: both are open and decode in turns, since what else
-runs beside a virtual machine moves its speed by more than the bar from one minute to the next.
+runs beside a virtual machine moves its speed from one minute to the next.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def measured(driver: Driver, files: dict[str, Path]) -> dict[str, float]:
     rounds: list[dict[str, float]] = []
     for _ in range(ROUNDS):
         for path in files.values():
-            settle(path)  # read anew: where pages come to lie moves a file by a tenth, and is nobody's format
+            settle(path)  # read anew: where its pages come to lie moves a file, and is nobody's format
         found = driver.in_turns(groups, depth=DEPTH, threads=1, turns=TURNS, spend_s=60.0, step="bench")
         rounds.append({name: turns.ratio(name, OWN) for name, turns in zip(PREDICTED, found, strict=True)})
     return {name: statistics.median(r[name] for r in rounds) for name in PREDICTED}

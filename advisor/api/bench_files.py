@@ -161,7 +161,7 @@ class _Case:
             kv_type="f16",
             work=work,
             decode=p.decode,
-            prefill=None if stand_in else p.prefill,
+            prefill=p.prefill,
             origin="stand-in" if stand_in else "bench",
             runs=len(p.runs),
             busy=p.busy,

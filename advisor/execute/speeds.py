@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from advisor.errors import AdvisorError
 from advisor.events import Cancel, Reporter
@@ -17,6 +17,7 @@ from advisor.facts.quantity import Quantity
 
 _SOURCE: Final = "llama.cpp driven directly"
 _DEADLINE_S: Final = 1800.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,10 @@ class Driver:
         """
         asked = {"files": list(files), "depths": list(depths), "threads": list(threads), "repeat": repeat,
                  "tokens": tokens}  # fmt: skip
-        found = self._run(asked, step=step, threads=max(threads))
-        try:
-            return [[_run(r) for r in one["runs"]] for one in found["files"]]
-        except (KeyError, TypeError, ValueError) as e:
-            raise AdvisorError("step-failed", f"{step}: the measurement answered in another form: {e}") from e
+        return self._answer(
+            asked, lambda found: [[_run(r) for r in one["runs"]] for one in found["files"]],
+            step=step, threads=max(threads),
+        )  # fmt: skip
 
     def in_turns(
         self,
@@ -86,14 +86,15 @@ class Driver:
         """
         asked = {"groups": [list(g) for g in groups], "depths": [depth], "threads": [threads], "turns": turns,
                  "spend_s": spend_s}  # fmt: skip
-        found = self._run(asked, step=step, threads=threads)
-        try:
-            return [_turns(one, threads) for one in found["groups"]]
-        except (KeyError, TypeError, ValueError) as e:
-            raise AdvisorError("step-failed", f"{step}: the measurement answered in another form: {e}") from e
+        return self._answer(
+            asked, lambda found: [_turns(one, threads) for one in found["groups"]], step=step, threads=threads
+        )
 
-    def _run(self, asked: dict[str, Any], *, step: str, threads: int) -> dict[str, Any]:
-        return run_runner(
+    def _answer(
+        self, asked: dict[str, Any], read: Callable[[dict[str, Any]], list[T]], *, step: str, threads: int
+    ) -> list[T]:
+        """What the runner answers, read."""
+        found = run_runner(
             self.env,
             "bench_llama.py",
             {**asked, "batch": 512, "scratch": str(self.scratch)},
@@ -104,6 +105,10 @@ class Driver:
             timeout_s=_DEADLINE_S,
             threads=threads,
         )
+        try:
+            return read(found)
+        except (KeyError, TypeError, ValueError) as e:
+            raise AdvisorError("step-failed", f"{step}: the measurement answered in another form: {e}") from e
 
 
 class Turns(NamedTuple):

@@ -104,6 +104,15 @@ class _Handler(BaseHTTPRequestHandler):
         readable, _, _ = select.select([self.connection], [], [], 0.02)
         return bool(readable) and self.connection.recv(1, socket.MSG_PEEK) == b""
 
+    def _given_up(self) -> bool:
+        """Take the time of a load; whether the client is gone before its end, so that nobody waits for it."""
+        until = time.monotonic() + self.fake.load_s
+        while not self._client_is_gone():
+            if time.monotonic() >= until:
+                return False
+        self.fake.gone += 1
+        return True
+
     def do_HEAD(self) -> None:
         self._note()
         there = self.path.removeprefix("/api/blobs/") in self.fake.blobs
@@ -171,13 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, {"model": name, "response": "", "done": True, "done_reason": "unload"})
         if self.fake.load_error:
             return self._send(500, {"error": self.fake.load_error})
-        until = time.monotonic() + self.fake.load_s
-        while True:  # a load that nobody waits for is given up
-            if self._client_is_gone():
-                self.fake.gone += 1
-                return None
-            if time.monotonic() >= until:
-                break
+        if self._given_up():
+            return None
         self._load(name, body["keep_alive"])
         return self._send(200, {"model": name, "response": "", "done": True, "done_reason": "load"})
 
@@ -193,11 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
         head = {"id": "c-1", "object": "chat.completion" if chat else "text_completion", "model": body["model"]}
         usage = {"prompt_tokens": 40, "completion_tokens": 7, "total_tokens": 47}
         if not body.get("stream"):
-            until = time.monotonic() + self.fake.load_s
-            while time.monotonic() < until:
-                if self._client_is_gone():
-                    self.fake.gone += 1
-                    return None
+            if self._given_up():
+                return None
             inner = {"message": {"role": "assistant", "content": ANSWER}} if chat else {"text": ANSWER}
             return self._send(
                 200, {**head, "choices": [{"index": 0, "finish_reason": "stop", **inner}], "usage": usage}
